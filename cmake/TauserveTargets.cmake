@@ -1,0 +1,48 @@
+# Functions that every folder's CMakeLists uses, so that warnings, sanitizers and names are set in one place.
+include_guard(GLOBAL)
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+add_library(tauserve_options INTERFACE)
+target_include_directories(tauserve_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(tauserve_options INTERFACE -Wall -Wextra -Werror -Wno-sign-compare)
+if(TAUSERVE_SANITIZER)
+  add_compile_options(-fsanitize=${TAUSERVE_SANITIZER} -fno-omit-frame-pointer
+                      -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${TAUSERVE_SANITIZER})
+endif()
+
+# tauserve_library(name SOURCES a.cc ... DEPS lib ...): a static library; without SOURCES, headers only.
+function(tauserve_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  if(arg_SOURCES)
+    add_library(${name} STATIC ${arg_SOURCES})
+    target_link_libraries(${name} PUBLIC ${arg_DEPS} PRIVATE tauserve_options)
+    target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE ${arg_DEPS})
+    target_include_directories(${name} INTERFACE ${PROJECT_SOURCE_DIR})
+  endif()
+endfunction()
+
+# tauserve_executable(name SOURCES a.cc ... DEPS lib ...)
+function(tauserve_executable name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE tauserve_options ${arg_DEPS})
+endfunction()
+
+# tauserve_test(name SOURCES a_test.cc ... DEPS lib ... [TIMEOUT seconds]): a GoogleTest program, one ctest entry.
+function(tauserve_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPS;ENVIRONMENT" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  tauserve_executable(${name} SOURCES ${arg_SOURCES} DEPS ${arg_DEPS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${arg_ENVIRONMENT}")
+endfunction()

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs everything that building, running and testing Tauserve needs on Debian 12: Debian packages by name, and
+# Python packages inside .venv in the project's folder. Safe to run again; does nothing when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(
+  g++ cmake ninja-build ccache lld pkg-config git ca-certificates
+  libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
+  libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcurl4-openssl-dev zlib1g-dev
+  libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
+  clang-format curl python3 python3-venv prometheus
+)
+
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+if ((${#missing[@]})); then
+  sudo=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null || { echo "setup.sh: run as root, or install sudo" >&2; exit 1; }
+    sudo=(sudo)
+  fi
+  echo "setup.sh: installing ${missing[*]}" >&2
+  "${sudo[@]}" apt-get update -qq
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+fi
+
+# Debian's own interpreter, so that the environment is the same whatever else is on the PATH.
+requirements=deploy/requirements.txt
+stamp=.venv/.requirements
+if ! cmp -s "$requirements" "$stamp"; then
+  echo "setup.sh: installing Python packages into .venv" >&2
+  [[ -x .venv/bin/python ]] || /usr/bin/python3 -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+  cp "$requirements" "$stamp"
+fi

@@ -1,0 +1,76 @@
+// The engine: one thread that repeats schedule -> run -> commit -> emit over all requests in flight. Only this thread
+// touches the scheduler, the cache and the model. It never waits for a client; with nothing to do it sleeps.
+#ifndef TAUSERVE_SERVER_ENGINE_ENGINE_H_
+#define TAUSERVE_SERVER_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "server/model/model.h"
+#include "server/model/tokenizer/tokenizer.h"
+#include "server/observability/metrics.h"
+#include "server/request/request.h"
+
+namespace tauserve {
+
+struct EngineOptions {
+  int32_t max_batched_tokens = 2048;   // token rows of a step
+  int32_t max_running_requests = 64;   // sequences of a step
+  int32_t max_waiting_requests = 256;  // beyond it Submit answers RESOURCE_EXHAUSTED
+  bool enable_prefix_cache = true;
+};
+
+// What is in the engine right now; all from one moment.
+struct EngineLoad {
+  int32_t running_requests = 0;
+  int32_t waiting_requests = 0;
+  int64_t waiting_prompt_tokens = 0;
+  int32_t pages_total = 0;
+  int32_t pages_free = 0;  // those that only the prefix cache holds count as free
+  absl::Time last_step;    // InfinitePast before the first
+  bool draining = false;
+};
+
+class Engine {
+ public:
+  // `model`, `tokenizer` and `metrics` must outlive the engine.
+  Engine(const EngineOptions& options, LanguageModel* model, const Tokenizer* tokenizer,
+         Metrics* metrics);
+  ~Engine();  // Shutdown
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // All of these may be called from any thread.
+
+  // After OK the request's sink gets OnEnd exactly once. Otherwise the sink is never called:
+  //   RESOURCE_EXHAUSTED (queue full, with both numbers), INVALID_ARGUMENT (can never fit the cache),
+  //   ALREADY_EXISTS (id in flight), UNAVAILABLE (draining).
+  absl::Status Submit(std::shared_ptr<const Request> request);
+  // The request ends with CANCELLED within one step, whatever its state. Unknown ids are ignored.
+  void Cancel(const std::string& request_id);
+  // The named requests (all, if empty) end OK with FinishReason::kAborted within one step. Returns those found.
+  std::vector<std::string> Abort(absl::Span<const std::string> request_ids);
+  // Refuses new requests from now on, waits until all have ended or `timeout` is over, aborts the rest. Returns how
+  // many it aborted.
+  int32_t Drain(absl::Duration timeout);
+  // Drops cached prefixes that no request uses; returns the pages freed.
+  int64_t ClearPrefixCache();
+  EngineLoad load() const;
+  // How long a queued request may wait until there is room, from the service rate of the last requests; for RetryInfo.
+  absl::Duration RetryDelay() const;
+  // Drain with no time, then end the thread. Idempotent.
+  void Shutdown();
+
+ private:
+  class Loop;
+  std::unique_ptr<Loop> loop_;
+};
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_ENGINE_ENGINE_H_
