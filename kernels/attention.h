@@ -23,9 +23,9 @@ using PageId = int32_t;
 // One layer's attention; constant for the life of a model.
 struct AttentionSpec {
   int num_heads = 0;
-  int num_kv_heads = 0;  // divides num_heads
-  int head_dim = 0;      // a multiple of 16 from 32 to 256
-  float scale = 1;       // usually 1 / sqrt(head_dim)
+  int num_kv_heads = 0;            // divides num_heads
+  int head_dim = 0;                // a multiple of 16 from 32 to 256
+  float scale = 1;                 // usually 1 / sqrt(head_dim)
   int sliding_window = 0;          // keys a query sees, itself included; 0 = all
   std::vector<float> alpha;        // [num_heads], each in [1, 2]
   std::vector<float> alibi_slope;  // [num_heads], >= 0; 0 = no bias
@@ -36,29 +36,32 @@ struct SequenceSlice {
   int first_row = 0;       // its first token's row in the step's matrices
   int num_tokens = 0;      // >= 1
   int context_tokens = 0;  // tokens in the cache before this step = position of its first token
-  const PageId* pages = nullptr;  // page table; ceil((context_tokens + num_tokens) / kPageTokens) entries are read
+  const PageId* pages =
+      nullptr;  // page table; ceil((context_tokens + num_tokens) / kPageTokens) entries are read
 };
 
 // What attention did for one slice, summed over heads and layers of a step. Softmax heads count as considered, scored
 // and supported keys alike, with no tau.
 struct AttentionStats {
-  static constexpr int kSupportBuckets = 21;    // bucket b: support in (2^(b-1), 2^b]
-  static constexpr int kIterationBuckets = 17;  // bucket b: b iterations; the last, that many or more
+  static constexpr int kSupportBuckets = 21;  // bucket b: support in (2^(b-1), 2^b]
+  static constexpr int kIterationBuckets =
+      17;  // bucket b: b iterations; the last, that many or more
 
-  int64_t rows = 0;               // (query, head) pairs with alpha > 1
-  int64_t keys_considered = 0;    // visible keys, summed over rows
-  int64_t keys_scored = 0;        // of those, whose product with the query was computed at least once
-  int64_t support = 0;            // of those, with p > 0
-  int64_t blocks_considered = 0;  // 64 queries (aligned to positions) of a head x a page with a visible key
+  int64_t rows = 0;             // (query, head) pairs with alpha > 1
+  int64_t keys_considered = 0;  // visible keys, summed over rows
+  int64_t keys_scored = 0;      // of those, whose product with the query was computed at least once
+  int64_t support = 0;          // of those, with p > 0
+  int64_t blocks_considered =
+      0;  // 64 queries (aligned to positions) of a head x a page with a visible key
   int64_t blocks_scored = 0;
-  int64_t blocks_attended = 0;    // with a p > 0
-  int64_t pages_considered = 0;   // page of one KV head x block of up to 64 queries
-  int64_t pages_read = 0;         // pages whose keys were read
+  int64_t blocks_attended = 0;   // with a p > 0
+  int64_t pages_considered = 0;  // page of one KV head x block of up to 64 queries
+  int64_t pages_read = 0;        // pages whose keys were read
   int64_t kv_bytes_read = 0;
-  int64_t tau_iterations = 0;     // guarded root-finding steps after the histogram, summed over rows
-  int64_t wide_rows = 0;          // rows whose candidates outgrew their buffer: exact slow path
-  int64_t unconverged_rows = 0;   // rows where |sum p - 1| stayed above 1e-4
-  double max_tau_residual = 0;    // largest |sum p - 1|
+  int64_t tau_iterations = 0;    // guarded root-finding steps after the histogram, summed over rows
+  int64_t wide_rows = 0;         // rows whose candidates outgrew their buffer: exact slow path
+  int64_t unconverged_rows = 0;  // rows where |sum p - 1| stayed above 1e-4
+  double max_tau_residual = 0;   // largest |sum p - 1|
   std::array<int64_t, kSupportBuckets> support_histogram{};
   std::array<int64_t, kIterationBuckets> iteration_histogram{};
 

@@ -27,8 +27,8 @@ struct BackendOptions {
 };
 
 struct DeviceInfo {
-  std::string name;         // "cpu (avx512_bf16, 2 threads)"
-  bool native_bf16 = false; // multiplies bfloat16 faster than float32
+  std::string name;          // "cpu (avx512_bf16, 2 threads)"
+  bool native_bf16 = false;  // multiplies bfloat16 faster than float32
 };
 
 // Device memory; freed on destruction.

@@ -6,13 +6,13 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define TAUSERVE_CHECK(condition, message)                                                    \
-  do {                                                                                        \
-    if (__builtin_expect(!(condition), 0)) {                                                  \
-      std::fprintf(stderr, "%s:%d: check failed: %s: %s\n", __FILE__, __LINE__, #condition,   \
-                   message);                                                                  \
-      std::abort();                                                                           \
-    }                                                                                         \
+#define TAUSERVE_CHECK(condition, message)                                                  \
+  do {                                                                                      \
+    if (__builtin_expect(!(condition), 0)) {                                                \
+      std::fprintf(stderr, "%s:%d: check failed: %s: %s\n", __FILE__, __LINE__, #condition, \
+                   message);                                                                \
+      std::abort();                                                                         \
+    }                                                                                       \
   } while (false)
 
 #endif  // TAUSERVE_KERNELS_CHECK_H_

@@ -12,8 +12,9 @@ enum class DataType : uint8_t { kFloat32, kBFloat16, kFloat16 };
 
 constexpr size_t SizeOf(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
 constexpr const char* NameOf(DataType type) {
-  return type == DataType::kFloat32 ? "float32"
-                                    : type == DataType::kBFloat16 ? "bfloat16" : "float16";
+  return type == DataType::kFloat32    ? "float32"
+         : type == DataType::kBFloat16 ? "bfloat16"
+                                       : "float16";
 }
 
 // A row-major tensor in host memory, for example a weight in a mapped file. `data` may be unaligned.

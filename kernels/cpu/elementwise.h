@@ -1,0 +1,103 @@
+// The small operations between the matrix products, on one row each.
+// Compiled once for each instruction set; see simd.h.
+#ifndef TAUSERVE_KERNELS_CPU_ELEMENTWISE_H_
+#define TAUSERVE_KERNELS_CPU_ELEMENTWISE_H_
+
+#include "kernels/backend.h"
+#include "kernels/cpu/score_tile.h"
+
+namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
+
+TAUSERVE_INLINE F LoadUpTo(const float* p, int n) {
+  F x{};
+  __builtin_memcpy(&x, p, (n < kLanes ? n : kLanes) * 4);
+  return x;
+}
+TAUSERVE_INLINE void StoreUpTo(float* p, F x, int n) {
+  __builtin_memcpy(p, &x, (n < kLanes ? n : kLanes) * 4);
+}
+
+inline void RmsNormRow(const float* in, const float* weight, int n, float epsilon, float* out) {
+  F square{};
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) square = Fma(Load(in + i), Load(in + i), square);
+  float sum = ReduceAdd(square);
+  for (; i < n; i++) sum += in[i] * in[i];
+  const float scale = 1 / __builtin_sqrtf(sum / n + epsilon);
+  for (i = 0; i + kLanes <= n; i += kLanes) Store(out + i, Load(in + i) * scale * Load(weight + i));
+  for (; i < n; i++) out[i] = in[i] * scale * weight[i];
+}
+
+TAUSERVE_INLINE F Exp(F x) { return Exp2(Min(x * 1.44269504f, Set1(126.0f))); }
+
+TAUSERVE_INLINE F Activate(Activation activation, F x) {
+  if (activation == Activation::kSilu) return x / (Exp(-x) + 1.0f);
+  const F y =
+      x * Fma(x * x, Set1(0.0356774081f), Set1(0.797884561f));  // sqrt(2/pi) (x + 0.044715 x^3)
+  const F tanh = 1.0f - 2.0f / (Exp(y * 2.0f) + 1.0f);
+  return 0.5f * x * (1.0f + tanh);
+}
+
+inline void GatedActivationRow(Activation activation, const float* gate, const float* up, int n,
+                               float* out) {
+  for (int i = 0; i < n; i += kLanes) {
+    if (i + kLanes <= n) {
+      Store(out + i, Activate(activation, Load(gate + i)) * Load(up + i));
+    } else {
+      StoreUpTo(out + i, Activate(activation, LoadUpTo(gate + i, n - i)) * LoadUpTo(up + i, n - i),
+                n - i);
+    }
+  }
+}
+
+// Turns the pairs (d, d + half) of one head; cos and sin [half].
+inline void RopeHead(float* x, const float* cos, const float* sin, int half) {
+  int d = 0;
+  for (; d + kLanes <= half; d += kLanes) {
+    const F a = Load(x + d), b = Load(x + half + d), c = Load(cos + d), s = Load(sin + d);
+    Store(x + d, a * c - b * s);
+    Store(x + half + d, b * c + a * s);
+  }
+  for (; d < half; d++) {
+    const float a = x[d], b = x[half + d];
+    x[d] = a * cos[d] - b * sin[d];
+    x[half + d] = b * cos[d] + a * sin[d];
+  }
+}
+
+inline void ToBf16Row(const float* in, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; i++) out[i] = RoundToBf16(in[i]);
+}
+
+// Writes one token's key and value of one KV head to slot `slot` of a page and keeps the page's key norm.
+inline void AppendToken(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
+                        const float* value) {
+  std::byte* keys = kv.keys(page, kv_head);
+  std::byte* values = kv.values(page, kv_head);
+  float square = 0;
+  if (kv.type == DataType::kBFloat16) {
+    uint16_t* k = reinterpret_cast<uint16_t*>(keys) + slot * 2;
+    uint16_t* v = reinterpret_cast<uint16_t*>(values) + slot / 2 * kv.head_dim * 2 + slot % 2;
+    for (int d = 0; d < kv.head_dim; d++) {
+      const uint16_t x = RoundToBf16(key[d]);
+      square += FromBf16(x) * FromBf16(x);
+      k[d / 2 * kPageTokens * 2 + d % 2] = x;
+      v[d * 2] = RoundToBf16(value[d]);
+    }
+  } else {
+    float* k = reinterpret_cast<float*>(keys) + slot;
+    float* v = reinterpret_cast<float*>(values) + slot * kv.head_dim;
+    for (int d = 0; d < kv.head_dim; d++) {
+      square += key[d] * key[d];
+      k[d * kPageTokens] = key[d];
+      v[d] = value[d];
+    }
+  }
+  const float norm = __builtin_sqrtf(square) * (1 + 1e-4f);
+  float& page_norm = kv.norm(page, kv_head);
+  if (slot == 0 || !(norm <= page_norm)) page_norm = norm;
+}
+
+}  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE
+
+#endif  // TAUSERVE_KERNELS_CPU_ELEMENTWISE_H_

@@ -1,0 +1,45 @@
+// The table of kernels that are compiled once for each instruction set.
+#ifndef TAUSERVE_KERNELS_CPU_KERNELS_H_
+#define TAUSERVE_KERNELS_CPU_KERNELS_H_
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/attention_task.h"
+#include "kernels/cpu/isa.h"
+
+namespace tauserve::cpu {
+
+struct Kernels {
+  // Attention of one task; adds to w.stats[task.slice_index].
+  void (*attend)(const AttentionCall& call, const AttentionTask& task, Workspace& w);
+  void (*append_token)(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
+                       const float* value);
+  void (*rms_norm)(const float* in, const float* weight, int n, float epsilon, float* out);
+  void (*gated_activation)(Activation activation, const float* gate, const float* up, int n,
+                           float* out);
+  void (*rope)(float* x, const float* cos, const float* sin, int half);
+  void (*to_bf16)(const float* in, int64_t n, uint16_t* out);
+};
+
+const Kernels& KernelsFor(Isa isa);
+
+// One definition for each instruction set, in that set's namespace.
+namespace portable {
+extern const Kernels kKernels;
+}
+#ifdef TAUSERVE_X86_KERNELS
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+namespace avx512_bf16 {
+extern const Kernels kKernels;
+}
+#endif
+
+}  // namespace tauserve::cpu
+
+#endif  // TAUSERVE_KERNELS_CPU_KERNELS_H_

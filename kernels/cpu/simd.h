@@ -1,0 +1,182 @@
+// A small vector layer for the CPU kernels: the compiler's own vector types, plus the few operations it has no operator
+// for. Included only by sources that are compiled once for each instruction set, each with TAUSERVE_ISA_NAMESPACE and
+// TAUSERVE_ISA_LEVEL (0 portable, 1 avx2, 2 avx512, 3 avx512_bf16) defined. Nothing from the standard library may be
+// instantiated there with vector code in it, or a weaker machine could be handed the stronger copy by the linker.
+#ifndef TAUSERVE_KERNELS_CPU_SIMD_H_
+#define TAUSERVE_KERNELS_CPU_SIMD_H_
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#define TAUSERVE_INLINE inline __attribute__((always_inline))
+
+namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
+
+#if TAUSERVE_ISA_LEVEL >= 2
+inline constexpr int kLanes = 16;
+#elif TAUSERVE_ISA_LEVEL == 1
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;
+#endif
+inline constexpr bool kNativeBf16 = TAUSERVE_ISA_LEVEL >= 3;
+
+typedef float F __attribute__((vector_size(kLanes * 4)));
+typedef int32_t I __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedF __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int32_t UnalignedI __attribute__((vector_size(kLanes * 4), aligned(2), may_alias));
+using Mask = uint32_t;  // bit l = lane l
+inline constexpr Mask kAllLanes = (1u << kLanes) - 1;
+
+TAUSERVE_INLINE F Set1(float x) { return x - F{}; }
+TAUSERVE_INLINE I Set1(int32_t x) { return x - I{}; }
+TAUSERVE_INLINE F Load(const float* p) { return *reinterpret_cast<const UnalignedF*>(p); }
+TAUSERVE_INLINE I LoadI(const void* p) { return *static_cast<const UnalignedI*>(p); }
+TAUSERVE_INLINE void Store(float* p, F x) { *reinterpret_cast<UnalignedF*>(p) = x; }
+TAUSERVE_INLINE void StoreI(void* p, I x) { *static_cast<UnalignedI*>(p) = x; }
+TAUSERVE_INLINE F AsF(I x) { return reinterpret_cast<F>(x); }
+TAUSERVE_INLINE I AsI(F x) { return reinterpret_cast<I>(x); }
+
+TAUSERVE_INLINE I Iota() {
+  I x;
+  for (int l = 0; l < kLanes; l++) x[l] = l;
+  return x;
+}
+TAUSERVE_INLINE F ToF(I x) { return __builtin_convertvector(x, F); }
+TAUSERVE_INLINE I ToI(F x) { return __builtin_convertvector(x, I); }  // towards zero
+
+// Lanes below `n`, for any n.
+TAUSERVE_INLINE Mask FirstLanes(int64_t n) {
+  return n >= kLanes ? kAllLanes : n <= 0 ? 0 : (1u << n) - 1;
+}
+
+#if TAUSERVE_ISA_LEVEL >= 2
+
+TAUSERVE_INLINE F Fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+TAUSERVE_INLINE F Max(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
+TAUSERVE_INLINE F Min(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
+// False where either is NaN.
+TAUSERVE_INLINE Mask Greater(F a, F b) {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+}
+TAUSERVE_INLINE F Select(Mask m, F yes, F no) {
+  return (F)_mm512_mask_blend_ps(m, (__m512)no, (__m512)yes);
+}
+TAUSERVE_INLINE float ReduceAdd(F x) { return _mm512_reduce_add_ps((__m512)x); }
+TAUSERVE_INLINE float ReduceMax(F x) { return _mm512_reduce_max_ps((__m512)x); }
+// Writes the chosen lanes of x and id to s and ids, packed; up to kLanes elements beyond are overwritten. Returns how
+// many. (Compress in registers: a masked compress to memory is microcode on some cores, up to 3 times slower overall.)
+TAUSERVE_INLINE int Compress(Mask m, F x, I id, float* s, int32_t* ids) {
+  _mm512_storeu_ps(s, _mm512_maskz_compress_ps(m, (__m512)x));
+  _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(m, (__m512i)id));
+  return __builtin_popcount(m);
+}
+
+#else
+
+#if TAUSERVE_ISA_LEVEL == 1
+TAUSERVE_INLINE F Fma(F a, F b, F c) { return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+TAUSERVE_INLINE F Max(F a, F b) { return (F)_mm256_max_ps((__m256)a, (__m256)b); }
+TAUSERVE_INLINE F Min(F a, F b) { return (F)_mm256_min_ps((__m256)a, (__m256)b); }
+TAUSERVE_INLINE Mask Greater(F a, F b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ));
+}
+#else
+TAUSERVE_INLINE F Fma(F a, F b, F c) { return a * b + c; }
+TAUSERVE_INLINE F Max(F a, F b) { return a > b ? a : b; }
+TAUSERVE_INLINE F Min(F a, F b) { return a < b ? a : b; }
+TAUSERVE_INLINE Mask Greater(F a, F b) {
+#if defined(__SSE2__)
+  return _mm_movemask_ps((__m128)(a > b));
+#else
+  const I g = a > b;
+  Mask m = 0;
+  for (int l = 0; l < kLanes; l++) m |= (g[l] & 1u) << l;
+  return m;
+#endif
+}
+#endif
+
+TAUSERVE_INLINE F Select(Mask m, F yes, F no) {
+  const I bit = (I{} + 1) << Iota();
+  return (Set1(static_cast<int32_t>(m)) & bit) != 0 ? yes : no;
+}
+TAUSERVE_INLINE float ReduceAdd(F x) {
+  float sum = 0;
+  for (int l = 0; l < kLanes; l++) sum += x[l];
+  return sum;
+}
+TAUSERVE_INLINE float ReduceMax(F x) {
+  float max = x[0];
+  for (int l = 1; l < kLanes; l++) max = x[l] > max ? x[l] : max;
+  return max;
+}
+TAUSERVE_INLINE int Compress(Mask m, F x, I id, float* s, int32_t* ids) {
+  int n = 0;
+  for (; m; m &= m - 1, n++) {
+    const int l = __builtin_ctz(m);
+    s[n] = x[l];
+    ids[n] = id[l];
+  }
+  return n;
+}
+
+#endif
+
+// 2 * kLanes bfloat16 as the even and the odd ones.
+TAUSERVE_INLINE void LoadPairs(const uint16_t* p, F& even, F& odd) {
+  const I x = LoadI(p);
+  even = AsF(x << 16);
+  odd = AsF(x & static_cast<int32_t>(0xffff0000));
+}
+
+// acc + even(q) * even(k) + odd(q) * odd(k) for bfloat16 pairs; level 3 only.
+TAUSERVE_INLINE F DotPairs(F acc, I q, I k) {
+#if TAUSERVE_ISA_LEVEL >= 3
+  return (F)_mm512_dpbf16_ps((__m512)acc, (__m512bh)q, (__m512bh)k);
+#else
+  (void)q, (void)k;
+  return acc;
+#endif
+}
+
+// 2^x to about 1e-7 relative; 0 below -126, for x <= 127.
+TAUSERVE_INLINE F Exp2(F x) {
+  const F clamped = Max(x, Set1(-127.0f));
+  const F shifted = clamped + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
+  const F n = shifted - 12582912.0f;
+  const F f = clamped - n;
+  F p = Set1(1.5252733e-5f);  // Taylor of 2^f: (ln 2)^k / k!
+  p = Fma(p, f, Set1(1.5403530e-4f));
+  p = Fma(p, f, Set1(1.3333558e-3f));
+  p = Fma(p, f, Set1(9.6181291e-3f));
+  p = Fma(p, f, Set1(5.5504109e-2f));
+  p = Fma(p, f, Set1(2.4022651e-1f));
+  p = Fma(p, f, Set1(6.9314718e-1f));
+  p = Fma(p, f, Set1(1.0f));
+  return p * AsF((ToI(n) + 127) << 23);
+}
+
+// log2 of a positive normal x to about 1e-7.
+TAUSERVE_INLINE F Log2(F x) {
+  const I bits = AsI(x);
+  // Mantissa in [sqrt(1/2), sqrt(2)).
+  const I exponent = (bits - 0x3f3504f3) >> 23;
+  const F m = AsF(bits - (exponent << 23));
+  const F t = (m - 1.0f) / (m + 1.0f);
+  const F t2 = t * t;
+  F p = Set1(0.32059890f);  // 2 / ln 2 * t^(2k) / (2k + 1)
+  p = Fma(p, t2, Set1(0.41219859f));
+  p = Fma(p, t2, Set1(0.57707802f));
+  p = Fma(p, t2, Set1(0.96179669f));
+  p = Fma(p, t2, Set1(2.88539008f));
+  return Fma(p, t, ToF(exponent));
+}
+
+}  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE
+
+#endif  // TAUSERVE_KERNELS_CPU_SIMD_H_

@@ -1,0 +1,55 @@
+#include "kernels/reference/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace tauserve::reference {
+
+std::vector<double> Weights(const std::vector<double>& a, double alpha) {
+  const double max = *std::max_element(a.begin(), a.end());
+  std::vector<double> p(a.size());
+  double sum = 0;
+  if (alpha == 1) {
+    for (size_t j = 0; j < a.size(); j++) sum += p[j] = std::exp(a[j] - max);
+  } else {
+    const double exponent = 1 / (alpha - 1);
+    auto weigh = [&](double gap) {
+      sum = 0;
+      for (size_t j = 0; j < a.size(); j++) {
+        const double z = gap + (alpha - 1) * (a[j] - max);
+        sum += p[j] = z > 0 ? std::pow(z, exponent) : 0;
+      }
+      return sum;
+    };
+    double lo = 0, hi = 1;  // the gap max - tau, in scaled scores
+    while (true) {
+      const double middle = 0.5 * (lo + hi);
+      if (middle <= lo || middle >= hi) break;
+      (weigh(middle) > 1 ? hi : lo) = middle;
+    }
+    weigh(hi);
+  }
+  for (double& x : p) x /= sum;
+  return p;
+}
+
+RowResult Attend(const Row& row) {
+  std::vector<double> a(row.last - row.first);
+  for (int j = row.first; j < row.last; j++) {
+    double dot = 0;
+    for (int d = 0; d < row.head_dim; d++) dot += row.q[d] * row.keys[j * row.head_dim + d];
+    a[j - row.first] = row.score_scale * dot + row.alibi_slope * (j - (row.last - 1));
+  }
+  RowResult result;
+  result.weights = Weights(a, row.alpha);
+  result.out.assign(row.head_dim, 0.0);
+  for (int j = row.first; j < row.last; j++) {
+    const double p = result.weights[j - row.first];
+    if (p == 0) continue;
+    for (int d = 0; d < row.head_dim; d++) result.out[d] += p * row.values[j * row.head_dim + d];
+  }
+  return result;
+}
+
+}  // namespace tauserve::reference

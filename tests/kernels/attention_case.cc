@@ -1,0 +1,226 @@
+#include "tests/kernels/attention_case.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/half.h"
+#include "kernels/reference/attention.h"
+
+namespace tauserve {
+namespace {
+
+struct Sequence {
+  int tokens = 0;
+  std::vector<float> q, k, v, scale;  // [token][heads * head_dim], scale [token][heads]
+  std::vector<PageId> pages;
+};
+
+void RoundAll(std::vector<float>& x) {
+  for (float& f : x) f = BFloat16ToFloat(FloatToBFloat16(f));
+}
+
+Sequence MakeSequence(const AttentionCase& c, int index, bool round, std::mt19937& random) {
+  Sequence s;
+  for (int n : c.steps[index]) s.tokens += n;
+  std::normal_distribution<float> normal;
+  const float spread =
+      std::sqrt(c.sigma);  // of q and k: a score's deviation is then sigma at scale 1/sqrt(d)
+  const int qn = c.num_heads * c.head_dim, kn = c.num_kv_heads * c.head_dim;
+  s.q.resize(size_t(s.tokens) * qn);
+  s.k.resize(size_t(s.tokens) * kn);
+  s.v.resize(size_t(s.tokens) * kn);
+  for (float& x : s.q) x = normal(random) * spread;
+  for (float& x : s.k) x = normal(random) * spread;
+  for (float& x : s.v) x = normal(random);
+  if (c.fill) {
+    for (int t = 0; t < s.tokens; t++) c.fill(index, t, &s.q[t * qn], &s.k[t * kn], &s.v[t * kn]);
+  }
+  s.scale.assign(size_t(s.tokens) * c.num_heads, 1.0f);
+  if (c.query_scale) {
+    std::uniform_real_distribution<float> uniform(-1.5f, 3.0f);
+    for (float& x : s.scale) x = uniform(random);
+    for (size_t i = 0; i < s.scale.size(); i += 13) s.scale[i] = 0;
+  }
+  if (round) {
+    RoundAll(s.q);
+    RoundAll(s.k);
+    RoundAll(s.v);
+  }
+  return s;
+}
+
+AttentionSpec MakeSpec(const AttentionCase& c) {
+  AttentionSpec spec;
+  spec.num_heads = c.num_heads;
+  spec.num_kv_heads = c.num_kv_heads;
+  spec.head_dim = c.head_dim;
+  spec.scale = c.scale != 0 ? c.scale : 1 / std::sqrt(static_cast<float>(c.head_dim));
+  spec.sliding_window = c.sliding_window;
+  for (int h = 0; h < c.num_heads; h++) {
+    spec.alpha.push_back(c.alpha[h % c.alpha.size()]);
+    spec.alibi_slope.push_back(c.slope[h % c.slope.size()]);
+  }
+  return spec;
+}
+
+std::vector<double> HeadRows(const std::vector<float>& x, int tokens, int heads, int head,
+                             int dim) {
+  std::vector<double> rows(size_t(tokens) * dim);
+  for (int t = 0; t < tokens; t++) {
+    for (int d = 0; d < dim; d++) rows[t * dim + d] = x[(size_t(t) * heads + head) * dim + d];
+  }
+  return rows;
+}
+
+// Fills every slot of the cache with NaN by appending one sequence that owns all pages.
+void PoisonCache(Backend& backend, const KvCacheSpec& spec) {
+  std::vector<PageId> all(spec.num_pages);
+  std::iota(all.begin(), all.end(), 0);
+  const int tokens = spec.num_pages * kPageTokens;
+  std::vector<float> nan(size_t(tokens) * spec.num_kv_heads * spec.head_dim, std::nanf(""));
+  const int64_t width = int64_t{spec.num_kv_heads} * spec.head_dim;
+  const SequenceSlice slice{0, tokens, 0, all.data()};
+  backend.BeginStep({&slice, 1});
+  const Matrix m{nan.data(), tokens, width, width};
+  for (int layer = 0; layer < spec.num_layers; layer++) backend.AppendKv(layer, m, m);
+  backend.Synchronize();
+}
+
+}  // namespace
+
+std::vector<std::string> IsaNames() {
+  std::vector<std::string> names;
+  for (cpu::Isa isa : cpu::AvailableIsas()) names.push_back(cpu::NameOf(isa));
+  return names;
+}
+
+std::unique_ptr<Backend> MakeCpuBackend(const std::string& isa, DataType kv_type, int threads) {
+  setenv("TAUSERVE_CPU_ISA", isa.c_str(), 1);
+  BackendOptions options;
+  options.device = "cpu";
+  options.threads = threads;
+  options.kv_type = kv_type;
+  auto backend = CreateBackend(options);
+  unsetenv("TAUSERVE_CPU_ISA");
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return std::move(*backend);
+}
+
+CaseResult RunCase(Backend& backend, const AttentionCase& c, DataType kv_type, uint32_t seed) {
+  std::mt19937 random(seed);
+  const AttentionSpec spec = MakeSpec(c);
+  const int num_sequences = static_cast<int>(c.steps.size());
+  std::vector<Sequence> sequences;
+  int pages = 1;
+  for (int s = 0; s < num_sequences; s++) {
+    sequences.push_back(MakeSequence(c, s, kv_type == DataType::kBFloat16, random));
+    pages += (sequences[s].tokens + kPageTokens - 1) / kPageTokens;
+  }
+  std::vector<PageId> ids(pages);
+  std::iota(ids.begin(), ids.end(), 0);
+  std::shuffle(ids.begin(), ids.end(), random);
+  for (Sequence& s : sequences) {
+    for (int t = 0; t < s.tokens; t += kPageTokens) {
+      s.pages.push_back(ids.back());
+      ids.pop_back();
+    }
+  }
+  const KvCacheSpec cache{1, c.num_kv_heads, c.head_dim, pages};
+  EXPECT_TRUE(backend.CreateKvCache(cache).ok());
+  PoisonCache(backend, cache);
+
+  CaseResult result;
+  const int64_t qn = c.num_heads * c.head_dim, kn = c.num_kv_heads * c.head_dim;
+  for (const Sequence& s : sequences) result.out.emplace_back(s.tokens * qn);
+  std::vector<int> done(num_sequences, 0);
+  for (size_t step = 0; step < c.steps[0].size(); step++) {
+    std::vector<SequenceSlice> slices;
+    std::vector<int> owners;
+    std::vector<float> q, k, v, scale;
+    int rows = 0;
+    for (int s = 0; s < num_sequences; s++) {
+      const int n = c.steps[s][step];
+      if (n == 0) continue;
+      const Sequence& seq = sequences[s];
+      auto append = [&](std::vector<float>& to, const std::vector<float>& from, int64_t width) {
+        to.insert(to.end(), from.begin() + done[s] * width, from.begin() + (done[s] + n) * width);
+      };
+      append(q, seq.q, qn);
+      append(k, seq.k, kn);
+      append(v, seq.v, kn);
+      append(scale, seq.scale, c.num_heads);
+      slices.push_back({rows, n, done[s], seq.pages.data()});
+      owners.push_back(s);
+      rows += n;
+    }
+    std::vector<float> out(rows * qn, std::nanf(""));
+    backend.BeginStep(slices);
+    backend.AppendKv(0, {k.data(), rows, kn, kn}, {v.data(), rows, kn, kn});
+    Matrix scales;
+    if (c.query_scale) scales = {scale.data(), rows, c.num_heads, c.num_heads};
+    backend.Attention(0, spec, {q.data(), rows, qn, qn}, scales, {out.data(), rows, qn, qn});
+    backend.Synchronize();
+    for (size_t i = 0; i < slices.size(); i++) {
+      const int s = owners[i];
+      std::copy(out.begin() + slices[i].first_row * qn,
+                out.begin() + (slices[i].first_row + slices[i].num_tokens) * qn,
+                result.out[s].begin() + done[s] * qn);
+      done[s] += slices[i].num_tokens;
+      result.stats.Add(backend.stats()[i]);
+    }
+  }
+
+  int64_t support_at_least = 0, support_at_most = 0, considered = 0;
+  for (int s = 0; s < num_sequences; s++) {
+    const Sequence& seq = sequences[s];
+    for (int h = 0; h < c.num_heads; h++) {
+      const int group = c.num_heads / c.num_kv_heads;
+      const auto q = HeadRows(seq.q, seq.tokens, c.num_heads, h, c.head_dim);
+      const auto k = HeadRows(seq.k, seq.tokens, c.num_kv_heads, h / group, c.head_dim);
+      const auto v = HeadRows(seq.v, seq.tokens, c.num_kv_heads, h / group, c.head_dim);
+      for (int t = 0; t < seq.tokens; t++) {
+        reference::Row row;
+        row.q = &q[t * c.head_dim];
+        row.keys = k.data();
+        row.values = v.data();
+        row.head_dim = c.head_dim;
+        row.last = t + 1;
+        row.first = c.sliding_window > 0 ? std::max(0, t + 1 - c.sliding_window) : 0;
+        row.score_scale = double{spec.scale} * seq.scale[t * c.num_heads + h];
+        row.alibi_slope = spec.alibi_slope[h];
+        row.alpha = spec.alpha[h];
+        considered += row.last - row.first;
+        support_at_most += row.last - row.first;
+        if (t < c.first_checked) continue;
+        const reference::RowResult ref = reference::Attend(row);
+        double error = 0, norm = 0;
+        for (int d = 0; d < c.head_dim; d++) {
+          const double got = result.out[s][t * qn + h * c.head_dim + d];
+          error += (got - ref.out[d]) * (got - ref.out[d]);
+          norm += ref.out[d] * ref.out[d];
+        }
+        error = std::sqrt(error / std::max(norm, 1e-30));
+        if (!(error <= result.worst_error)) result.worst_error = error;
+        // A weight this small may round to zero, and a zero next to tau to such a weight.
+        for (double p : ref.weights) support_at_least += spec.alpha[h] == 1 || p > 1e-7;
+      }
+    }
+  }
+  EXPECT_EQ(result.stats.keys_considered, considered);
+  EXPECT_LE(result.stats.keys_scored, considered);
+  EXPECT_GE(result.stats.support, support_at_least);
+  EXPECT_LE(result.stats.support, support_at_most);
+  EXPECT_LE(result.stats.blocks_attended, result.stats.blocks_scored);
+  EXPECT_LE(result.stats.blocks_scored, result.stats.blocks_considered);
+  EXPECT_LE(result.stats.pages_read, result.stats.pages_considered);
+  EXPECT_EQ(result.stats.unconverged_rows, 0) << "residual " << result.stats.max_tau_residual;
+  return result;
+}
+
+}  // namespace tauserve

@@ -1,0 +1,38 @@
+#include "kernels/cpu/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <vector>
+
+namespace tauserve::cpu {
+namespace {
+
+TEST(ThreadPoolTest, RunsEachIndexOnceOnAKnownWorker) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; round++) {
+      const int count = round % 50;
+      std::vector<std::atomic<int>> calls(count);
+      std::atomic<bool> bad_worker{false};
+      pool.ParallelFor(count, [&](int64_t i, int worker) {
+        calls[i]++;
+        if (worker < 0 || worker >= threads) bad_worker = true;
+      });
+      for (int i = 0; i < count; i++) ASSERT_EQ(calls[i], 1);
+      ASSERT_FALSE(bad_worker);
+    }
+  }
+}
+
+TEST(ThreadPoolTest, WritesOfTasksAreSeenByTheCaller) {
+  ThreadPool pool(4);
+  std::vector<int64_t> plain(1000, 0);
+  for (int64_t round = 1; round <= 100; round++) {
+    pool.ParallelFor(plain.size(), [&](int64_t i, int) { plain[i] += i; });
+    for (size_t i = 0; i < plain.size(); i++) ASSERT_EQ(plain[i], round * static_cast<int64_t>(i));
+  }
+}
+
+}  // namespace
+}  // namespace tauserve::cpu
