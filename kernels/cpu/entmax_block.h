@@ -71,10 +71,11 @@ inline void DenseScores(const Block& b, Workspace& w, int tile, AttentionStats& 
     const bool masked = NeedsMask(rows, page);
     for (int part = 0; part < kPageParts; part++) {
       const int first_key = page * kPageTokens + part * kTileKeys;
-      Tile acc;
-      StartTile(rows, first_key, acc);
-      ScoreTile<kType>(w, tile * kTileRows, keys, kv.head_dim, part, acc);
-      if (masked) MaskTile(rows, first_key, acc);
+      constexpr int R = kTileRows;
+      Tile<R> acc;
+      StartTile<R>(rows, first_key, acc);
+      ScoreTile<kType, R>(w, tile * kTileRows, keys, kv.head_dim, part, acc);
+      if (masked) MaskTile<R>(rows, first_key, acc);
       float* to = w.dense + first_key - b.first_page * kPageTokens;
       TAUSERVE_TILE_ROWS {
         TAUSERVE_TILE_VECTORS Store(to + r * w.max_keys + v * kLanes, acc[r][v]);
@@ -128,8 +129,9 @@ inline void FinishWideRows(const Block& b, Workspace& w, int tile, uint32_t wide
   for (int page = b.first_page; page * kPageTokens <= newest; page++) {
     const int first = page * kPageTokens;
     const int slots = newest + 1 - first < kPageTokens ? newest + 1 - first : kPageTokens;
-    AddPageValues<kType>(w.dense + first - b.first_page * kPageTokens, w.max_keys, slots,
-                         kv.values(b.task->slice->pages[page], b.task->kv_head), kv.head_dim, out);
+    AddPageValues<kType, kTileRows>(w.dense + first - b.first_page * kPageTokens, w.max_keys, slots,
+                                    kv.values(b.task->slice->pages[page], b.task->kv_head),
+                                    kv.head_dim, out);
   }
   stats.kv_bytes_read += (b.last_page - b.first_page + 1) * kv.block_bytes();
 }

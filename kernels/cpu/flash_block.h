@@ -10,25 +10,25 @@ namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
 // Scores of one page for a tile become weights relative to the running maximum; the rows' sums and outputs are rescaled
 // where it rose. row.factor is scale * log2(e) here.
-template <DataType kType>
+template <DataType kType, int R>
 inline void FlashTile(const Block& b, Workspace& w, int tile, int page, float* max, float* sum) {
   const LayerKv& kv = b.call->kv;
   const RowState* rows = w.rows + tile * kTileRows;
   const bool masked = NeedsMask(rows, page);
   const PageId id = b.task->slice->pages[page];
-  alignas(64) float p[kTileRows][kPageTokens];
+  alignas(64) float p[R][kPageTokens];
   for (int part = 0; part < kPageParts; part++) {
     const int first_key = page * kPageTokens + part * kTileKeys;
-    Tile acc;
-    StartTile(rows, first_key, acc);
-    ScoreTile<kType>(w, tile * kTileRows, kv.keys(id, b.task->kv_head), kv.head_dim, part, acc);
-    if (masked) MaskTile(rows, first_key, acc);
+    Tile<R> acc;
+    StartTile<R>(rows, first_key, acc);
+    ScoreTile<kType, R>(w, tile * kTileRows, kv.keys(id, b.task->kv_head), kv.head_dim, part, acc);
+    if (masked) MaskTile<R>(rows, first_key, acc);
     TAUSERVE_TILE_ROWS {
       TAUSERVE_TILE_VECTORS Store(&p[r][part * kTileKeys + v * kLanes], acc[r][v]);
     }
   }
   float* out = w.accumulator + int64_t{tile} * kTileRows * kv.head_dim;
-  for (int r = 0; r < kTileRows; r++) {
+  for (int r = 0; r < R; r++) {
     F top = Load(p[r]);
     for (int i = kLanes; i < kPageTokens; i += kLanes) top = Max(top, Load(p[r] + i));
     const float t = ReduceMax(top) * rows[r].factor;
@@ -50,8 +50,8 @@ inline void FlashTile(const Block& b, Workspace& w, int tile, int page, float* m
     sum[r] += ReduceAdd(total);
   }
   const int visible = NewestPosition(rows) + 1 - page * kPageTokens;
-  AddPageValues<kType>(p[0], kPageTokens, visible < kPageTokens ? visible : kPageTokens,
-                       kv.values(id, b.task->kv_head), kv.head_dim, out);
+  AddPageValues<kType, R>(p[0], kPageTokens, visible < kPageTokens ? visible : kPageTokens,
+                          kv.values(id, b.task->kv_head), kv.head_dim, out);
 }
 
 template <DataType kType>
@@ -73,7 +73,13 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
         live |= visible > 0;
       }
       if (!live) continue;
-      FlashTile<kType>(b, w, tile, page, max + tile * kTileRows, sum + tile * kTileRows);
+      float* m = max + tile * kTileRows;
+      float* s = sum + tile * kTileRows;
+      if (b.rows - tile * kTileRows <= 2) {
+        FlashTile<kType, 2>(b, w, tile, page, m, s);
+      } else {
+        FlashTile<kType, kTileRows>(b, w, tile, page, m, s);
+      }
     }
   }
   for (int r = 0; r < b.rows; r++) {

@@ -52,14 +52,14 @@ inline void GatherValues(const LayerKv& kv, const PageId* pages, int kv_head, co
 
 // out[r] += weights[r] . values for the tile's rows over the first `slots` slots of a page (those behind
 // may hold anything); row r's weight of slot t at weights[r * stride + t], its output at out + r * head_dim.
-template <DataType kType>
+template <DataType kType, int R>
 inline void AddPageValues(const float* weights, int64_t stride, int slots, const std::byte* values,
                           int head_dim, float* out) {
   constexpr int kGroup = kTileVectors;
   for (int dim = 0; dim < head_dim; dim += kGroup * kLanes) {
     const int left = (head_dim - dim) / kLanes;
     if (left >= kGroup) {
-      Tile acc;
+      Tile<R> acc;
       TAUSERVE_TILE_ROWS {
         TAUSERVE_TILE_VECTORS acc[r][v] = Load(out + r * head_dim + dim + v * kLanes);
       }
@@ -78,7 +78,7 @@ inline void AddPageValues(const float* weights, int64_t stride, int slots, const
     }
     for (int g = 0; g < left; g++) {
       const int at = dim + g * kLanes;
-      F acc[kTileRows];
+      F acc[R];
       TAUSERVE_TILE_ROWS acc[r] = Load(out + r * head_dim + at);
       for (int t = 0; t < slots; t++) {
         const F x = LoadValue<kType>(values, head_dim, t, at);

@@ -8,15 +8,17 @@
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
-// A tile is kTileRows rows by kTileKeys keys: 24 of 32 registers with AVX-512, 12 of 16 otherwise.
+// A tile is kTileRows rows by kTileKeys keys: 24 of 32 registers with AVX-512, 12 of 16 otherwise. Decoded tokens fill
+// only a few rows; a tile of R = 2 rows does not compute the others.
 inline constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 inline constexpr int kTileKeys = kTileVectors * kLanes;
 inline constexpr int kPageParts = kPageTokens / kTileKeys;
 
-using Tile = F[kTileRows][kTileVectors];
+template <int R>
+using Tile = F[R][kTileVectors];
 
 // Every loop over a tile is fully unrolled, or the accumulators live in memory (3 times slower).
-#define TAUSERVE_TILE_ROWS _Pragma("GCC unroll 6") for (int r = 0; r < kTileRows; r++)
+#define TAUSERVE_TILE_ROWS _Pragma("GCC unroll 6") for (int r = 0; r < R; r++)
 #define TAUSERVE_TILE_VECTORS _Pragma("GCC unroll 4") for (int v = 0; v < kTileVectors; v++)
 
 TAUSERVE_INLINE uint16_t RoundToBf16(float f) {
@@ -55,10 +57,10 @@ inline float StoreQuery(const float* q, float sign, int head_dim, int r, Workspa
   return __builtin_sqrtf(square) * (1 + 1e-4f);
 }
 
-// acc += q . k for rows [row, row + kTileRows) of the block and part `part` of a page's keys.
-template <DataType kType>
+// acc += q . k for rows [row, row + R) of the block and part `part` of a page's keys.
+template <DataType kType, int R>
 TAUSERVE_INLINE void ScoreTile(const Workspace& w, int row, const std::byte* keys, int head_dim,
-                               int part, Tile& acc) {
+                               int part, Tile<R>& acc) {
   if constexpr (kPairedQueries<kType>) {
     const int32_t* q = reinterpret_cast<const int32_t*>(w.q) + row * (head_dim / 2);
     const std::byte* at = keys + part * kTileKeys * 4;
@@ -101,7 +103,8 @@ TAUSERVE_INLINE void ScoreTile(const Workspace& w, int row, const std::byte* key
 }
 
 // The tile's start: the ALiBi term slope * (key - position), in raw units.
-TAUSERVE_INLINE void StartTile(const RowState* rows, int first_key, Tile& acc) {
+template <int R>
+TAUSERVE_INLINE void StartTile(const RowState* rows, int first_key, Tile<R>& acc) {
   const F lane = ToF(Iota());
   TAUSERVE_TILE_ROWS {
     const float slope = rows[r].slope;
@@ -113,7 +116,8 @@ TAUSERVE_INLINE void StartTile(const RowState* rows, int first_key, Tile& acc) {
 }
 
 // Replaces what a row must not see by -infinity (unused slots may hold anything, NaN included).
-TAUSERVE_INLINE void MaskTile(const RowState* rows, int first_key, Tile& acc) {
+template <int R>
+TAUSERVE_INLINE void MaskTile(const RowState* rows, int first_key, Tile<R>& acc) {
   const F minus_infinity = Set1(-__builtin_inff());
   TAUSERVE_TILE_ROWS {
     TAUSERVE_TILE_VECTORS {

@@ -122,18 +122,18 @@ inline bool NeedsMask(const RowState* rows, int page) {
   return false;
 }
 
-template <DataType kType>
+template <DataType kType, int R>
 inline void SearchTile(Workspace& w, int tile, const std::byte* keys, int head_dim, int page) {
   const int row = tile * kTileRows;
   const RowState* rows = w.rows + row;
   const bool masked = NeedsMask(rows, page);
-  alignas(64) float scores[kTileRows][kTileKeys];
+  alignas(64) float scores[R][kTileKeys];
   for (int part = 0; part < kPageParts; part++) {
     const int first_key = page * kPageTokens + part * kTileKeys;
-    Tile acc;
-    StartTile(rows, first_key, acc);
-    ScoreTile<kType>(w, row, keys, head_dim, part, acc);
-    if (masked) MaskTile(rows, first_key, acc);
+    Tile<R> acc;
+    StartTile<R>(rows, first_key, acc);
+    ScoreTile<kType, R>(w, row, keys, head_dim, part, acc);
+    if (masked) MaskTile<R>(rows, first_key, acc);
     uint32_t hit = 0;
     TAUSERVE_TILE_ROWS {
       F max = acc[r][0];
@@ -160,7 +160,11 @@ inline void SearchPage(const Block& b, Workspace& w, int page, AttentionStats& s
   for (int tile = 0; tile < b.tiles; tile++) {
     uint64_t bits = live >> (tile * kTileRows) & ((1u << kTileRows) - 1);
     if (bits == 0) continue;
-    SearchTile<kType>(w, tile, keys, kv.head_dim, page);
+    if (b.rows - tile * kTileRows <= 2) {
+      SearchTile<kType, 2>(w, tile, keys, kv.head_dim, page);
+    } else {
+      SearchTile<kType, kTileRows>(w, tile, keys, kv.head_dim, page);
+    }
     for (; bits; bits &= bits - 1) {
       stats.keys_scored += VisibleKeys(w.rows[tile * kTileRows + __builtin_ctzll(bits)], page);
     }
