@@ -69,6 +69,12 @@ inline void ToBf16Row(const float* in, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; i++) out[i] = RoundToBf16(in[i]);
 }
 
+inline void PutRow(const float* in, const float* bias, bool add, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i++) {
+    out[i] = in[i] + (bias ? bias[i] : 0.0f) + (add ? out[i] : 0.0f);
+  }
+}
+
 // Writes one token's key and value of one KV head to slot `slot` of a page and keeps the page's key norm.
 inline void AppendToken(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
                         const float* value) {

@@ -79,6 +79,7 @@ void Attend(const AttentionCall& call, const AttentionTask& task, Workspace& w) 
 
 }  // namespace
 
-const Kernels kKernels = {Attend, AppendToken, RmsNormRow, GatedActivationRow, RopeHead, ToBf16Row};
+const Kernels kKernels = {Attend,   AppendToken, RmsNormRow, GatedActivationRow,
+                          RopeHead, ToBf16Row,   PutRow};
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

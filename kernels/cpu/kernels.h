@@ -20,6 +20,8 @@ struct Kernels {
                            float* out);
   void (*rope)(float* x, const float* cos, const float* sin, int half);
   void (*to_bf16)(const float* in, int64_t n, uint16_t* out);
+  // out = in + bias (if there is one), or out += that.
+  void (*put_row)(const float* in, const float* bias, bool add, int64_t n, float* out);
 };
 
 const Kernels& KernelsFor(Isa isa);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <tuple>
 #include <utility>
 
 #include "dnnl.hpp"
@@ -52,10 +51,10 @@ class PackedWeight : public LinearWeight {
   std::vector<float> bias;  // empty, or [out]
 };
 
-// What a matmul primitive depends on, beside the types.
+// What a matmul primitive depends on, beside the types. Inputs and outputs are dense: for strided ones oneDNN 2.6 falls
+// back to a reference loop, hundreds of times slower.
 struct Shape {
-  int64_t rows, in, columns, in_stride, out_stride;
-  bool bias, add;
+  int64_t rows, in, columns;
   auto operator<=>(const Shape&) const = default;
 };
 
@@ -63,30 +62,21 @@ struct Shape {
 
 struct LinearEngine::State {
   State(DataType type, const Kernels* k, ThreadPool* p)
-      : compute_type(type), kernels(k), pool(p), engine(dnnl::engine::kind::cpu, 0) {
+      : compute_type(type),
+        kernels(k),
+        pool(p),
+        engine(dnnl::engine::kind::cpu, 0),
+        results(p->threads()) {
     for (int w = 0; w < p->threads(); w++) streams.emplace_back(engine);
   }
 
-  // With `weights` a null descriptor oneDNN chooses the layout.
+  // Without `weights` oneDNN chooses their layout.
   dnnl::matmul::primitive_desc Describe(const Shape& s, const dnnl::memory::desc* weights) const {
-    using Desc = dnnl::memory::desc;
-    using Type = dnnl::memory::data_type;
-    const Type type = DnnlType(compute_type);
-    const Desc in({s.rows, s.in}, type, {s.in_stride, 1});
-    const Desc any({s.in, s.columns}, type, dnnl::memory::format_tag::any);
-    const Desc out({s.rows, s.columns}, Type::f32, {s.out_stride, 1});
-    dnnl::primitive_attr attr;
-    attr.set_scratchpad_mode(dnnl::scratchpad_mode::library);
-    if (s.add) {
-      dnnl::post_ops ops;
-      ops.append_sum(1.0f);
-      attr.set_post_ops(ops);
-    }
-    if (s.bias) {
-      const Desc bias({1, s.columns}, Type::f32, dnnl::memory::format_tag::ab);
-      return {dnnl::matmul::desc(in, weights ? *weights : any, bias, out), attr, engine};
-    }
-    return {dnnl::matmul::desc(in, weights ? *weights : any, out), attr, engine};
+    using dnnl::memory;
+    const memory::desc in({s.rows, s.in}, DnnlType(compute_type), memory::format_tag::ab);
+    const memory::desc any({s.in, s.columns}, DnnlType(compute_type), memory::format_tag::any);
+    const memory::desc out({s.rows, s.columns}, memory::data_type::f32, memory::format_tag::ab);
+    return {dnnl::matmul::desc(in, weights ? *weights : any, out), engine};
   }
 
   // One primitive for each worker: the library's scratchpad belongs to the primitive.
@@ -101,13 +91,36 @@ struct LinearEngine::State {
     return it->second;
   }
 
+  // The input as dense rows of the compute type: itself, or a converted copy.
+  char* DenseInput(Matrix in) {
+    if (compute_type == DataType::kFloat32 && in.stride == in.cols) {
+      return static_cast<char*>(in.data);
+    }
+    const size_t width = in.cols * SizeOf(compute_type);
+    if (dense_input.size() < in.rows * width) dense_input.resize(in.rows * width);
+    constexpr int64_t kRows = 16;
+    pool->ParallelFor((in.rows + kRows - 1) / kRows, [&](int64_t i, int) {
+      for (int64_t r = i * kRows; r < std::min(in.rows, (i + 1) * kRows); r++) {
+        const float* from = static_cast<const float*>(in.data) + r * in.stride;
+        char* to = dense_input.data() + r * width;
+        if (compute_type == DataType::kFloat32) {
+          std::memcpy(to, from, width);
+        } else {
+          kernels->to_bf16(from, in.cols, reinterpret_cast<uint16_t*>(to));
+        }
+      }
+    });
+    return dense_input.data();
+  }
+
   DataType compute_type;
   const Kernels* kernels;
   ThreadPool* pool;
   dnnl::engine engine;
   std::vector<dnnl::stream> streams;  // one for each worker
   std::map<Shape, std::vector<dnnl::matmul>> primitives;
-  std::vector<uint16_t> converted;  // the input as bfloat16
+  std::vector<char> dense_input;
+  std::vector<std::vector<float>> results;  // of each worker: a dense tile
 };
 
 LinearEngine::LinearEngine(DataType compute_type, const Kernels* kernels, ThreadPool* pool)
@@ -144,8 +157,7 @@ std::unique_ptr<LinearWeight> LinearEngine::Load(absl::Span<const HostTensor> we
   const int64_t width = std::clamp<int64_t>((share + 63) / 64 * 64, 64, 4096);
   for (int64_t begin = 0; begin < packed->out; begin += width) {
     const int64_t columns = std::min(width, packed->out - begin);
-    const Shape shape{kTileRowsMax, packed->in, columns, packed->in, columns, false, false};
-    const auto desc = s.Describe(shape, nullptr);
+    const auto desc = s.Describe({kTileRowsMax, packed->in, columns}, nullptr);
     dnnl::memory to(desc.weights_desc(), s.engine);
     // The checkpoint's rows are output columns: [columns, in] read as [in, columns].
     const dnnl::memory::desc plain_desc({packed->in, columns}, dnnl::memory::data_type::f32,
@@ -163,54 +175,38 @@ void LinearEngine::Run(const LinearWeight& weight, Matrix in, Matrix out, bool a
   const auto& w = static_cast<const PackedWeight&>(weight);
   TAUSERVE_CHECK(in.cols == w.in && out.cols == w.out && in.rows == out.rows, "linear shapes");
   if (in.rows == 0) return;
-  const bool convert = s.compute_type == DataType::kBFloat16;
-  if (convert) {
-    if (s.converted.size() < size_t(in.rows * in.cols)) s.converted.resize(in.rows * in.cols);
-    const float* from = static_cast<const float*>(in.data);
-    constexpr int64_t kRows = 16;
-    s.pool->ParallelFor((in.rows + kRows - 1) / kRows, [&](int64_t i, int) {
-      for (int64_t r = i * kRows; r < std::min(in.rows, (i + 1) * kRows); r++) {
-        s.kernels->to_bf16(from + r * in.stride, in.cols, s.converted.data() + r * in.cols);
-      }
-    });
+  char* const input = s.DenseInput(in);
+  const int64_t input_row = in.cols * static_cast<int64_t>(SizeOf(s.compute_type));
+  const int64_t row_tiles = (in.rows + kTileRowsMax - 1) / kTileRowsMax;
+  const int64_t num_slices = w.slices.size();
+  for (const Slice& slice : w.slices) {  // made here: the workers only look them up
+    const int64_t columns = slice.end - slice.begin;
+    const dnnl::memory::desc desc = slice.weights.get_desc();
+    if (row_tiles > 1) s.PrimitiveFor({kTileRowsMax, w.in, columns}, desc);
+    s.PrimitiveFor({in.rows - (row_tiles - 1) * kTileRowsMax, w.in, columns}, desc);
   }
-  const int64_t in_stride = convert ? in.cols : in.stride;
-  const int64_t in_bytes = in_stride * static_cast<int64_t>(SizeOf(s.compute_type));
-  char* const in_data =
-      convert ? reinterpret_cast<char*>(s.converted.data()) : static_cast<char*>(in.data);
-
-  struct Job {
-    const Slice* slice;
-    const std::vector<dnnl::matmul>* primitives;
-    int64_t row;
-    Shape shape;
-  };
-  std::vector<Job> jobs;
-  for (int64_t row = 0; row < in.rows; row += kTileRowsMax) {
-    const int64_t rows = std::min(kTileRowsMax, in.rows - row);
-    for (const Slice& slice : w.slices) {
-      const Shape shape{rows, w.in, slice.end - slice.begin, in_stride, out.stride, !w.bias.empty(),
-                        add};
-      jobs.push_back({&slice, &s.PrimitiveFor(shape, slice.weights.get_desc()), row, shape});
+  s.pool->ParallelFor(row_tiles * num_slices, [&](int64_t i, int worker) {
+    const Slice& slice = w.slices[i % num_slices];
+    const int64_t row = i / num_slices * kTileRowsMax;
+    const Shape shape{std::min(kTileRowsMax, in.rows - row), w.in, slice.end - slice.begin};
+    std::vector<float>& result = s.results[worker];
+    if (result.size() < size_t(shape.rows * shape.columns)) {
+      result.resize(shape.rows * shape.columns);
     }
-  }
-  using Type = dnnl::memory::data_type;
-  s.pool->ParallelFor(jobs.size(), [&](int64_t i, int worker) {
-    const Job& job = jobs[i];
-    const Shape& shape = job.shape;
-    float* to = static_cast<float*>(out.data) + job.row * out.stride + job.slice->begin;
-    const dnnl::memory src({{shape.rows, shape.in}, DnnlType(s.compute_type), {in_stride, 1}},
-                           s.engine, in_data + job.row * in_bytes);
-    const dnnl::memory dst({{shape.rows, shape.columns}, Type::f32, {out.stride, 1}}, s.engine, to);
-    std::unordered_map<int, dnnl::memory> args = {
-        {DNNL_ARG_SRC, src}, {DNNL_ARG_WEIGHTS, job.slice->weights}, {DNNL_ARG_DST, dst}};
-    if (shape.bias) {
-      args[DNNL_ARG_BIAS] =
-          dnnl::memory({{1, shape.columns}, Type::f32, dnnl::memory::format_tag::ab}, s.engine,
-                       const_cast<float*>(w.bias.data() + job.slice->begin));
-    }
-    (*job.primitives)[worker].execute(s.streams[worker], args);
+    const dnnl::matmul& matmul = s.primitives.find(shape)->second[worker];
+    using dnnl::memory;
+    const memory from({{shape.rows, shape.in}, DnnlType(s.compute_type), memory::format_tag::ab},
+                      s.engine, input + row * input_row);
+    const memory to({{shape.rows, shape.columns}, memory::data_type::f32, memory::format_tag::ab},
+                    s.engine, result.data());
+    matmul.execute(s.streams[worker],
+                   {{DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, slice.weights}, {DNNL_ARG_DST, to}});
     s.streams[worker].wait();
+    for (int64_t r = 0; r < shape.rows; r++) {
+      s.kernels->put_row(result.data() + r * shape.columns,
+                         w.bias.empty() ? nullptr : w.bias.data() + slice.begin, add, shape.columns,
+                         static_cast<float*>(out.data) + (row + r) * out.stride + slice.begin);
+    }
   });
 }
 
