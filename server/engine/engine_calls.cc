@@ -1,0 +1,117 @@
+// The callers' side of the engine: any thread, under the mutex, never longer than a few lookups (Drain and
+// ClearPrefixCache wait, by their nature).
+#include <algorithm>
+#include <future>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/engine/engine_loop.h"
+
+namespace tauserve {
+
+absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
+  const int64_t longest = int64_t{model_->num_pages()} * kPageTokens + 1;
+  const int64_t tokens = int64_t{static_cast<int64_t>(request->prompt.size())} +
+                         request->stopping.max_new_tokens;
+  if (tokens > longest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt of ", request->prompt.size(), " tokens plus max_new_tokens of ",
+                     request->stopping.max_new_tokens, " is more than the ", longest,
+                     " tokens that the KV cache holds"));
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (draining_) return absl::UnavailableError("the server is draining");
+  const int64_t waiting = load_.waiting_requests + static_cast<int64_t>(inbox_.submitted.size());
+  if (waiting >= options_.max_waiting_requests) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", waiting, " requests wait, the limit is ",
+                     options_.max_waiting_requests));
+  }
+  if (!in_flight_.insert(request->id).second) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("a request with id '", request->id, "' is in flight"));
+  }
+  inbox_prompt_tokens_ += request->prompt.size();
+  inbox_.submitted.push_back(std::move(request));
+  wake_.notify_one();
+  return absl::OkStatus();
+}
+
+void Engine::Loop::Cancel(const std::string& request_id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!in_flight_.contains(request_id)) return;
+  inbox_.endings.emplace_back(request_id, Ending::kCancelled);
+  wake_.notify_one();
+}
+
+std::vector<std::string> Engine::Loop::Abort(absl::Span<const std::string> request_ids) {
+  return EndAll(request_ids, Ending::kAborted);
+}
+
+// All of those in flight, if `request_ids` is empty.
+std::vector<std::string> Engine::Loop::EndAll(absl::Span<const std::string> request_ids,
+                                              Ending ending) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::string> found;
+  if (request_ids.empty()) {
+    found.assign(in_flight_.begin(), in_flight_.end());
+    std::sort(found.begin(), found.end());
+  }
+  for (const std::string& id : request_ids) {
+    if (in_flight_.contains(id)) found.push_back(id);
+  }
+  for (const std::string& id : found) inbox_.endings.emplace_back(id, ending);
+  wake_.notify_one();
+  return found;
+}
+
+int32_t Engine::Loop::Drain(absl::Duration timeout) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  draining_ = true;
+  auto idle = [this] { return in_flight_.empty(); };
+  timeout = std::clamp(timeout, absl::ZeroDuration(), absl::Hours(24 * 365));
+  if (idle_.wait_for(lock, absl::ToChronoNanoseconds(timeout), idle)) return 0;
+  lock.unlock();
+  const int32_t aborted = static_cast<int32_t>(EndAll({}, Ending::kDrained).size());
+  lock.lock();
+  idle_.wait(lock, idle);
+  return aborted;
+}
+
+int64_t Engine::Loop::ClearPrefixCache() {
+  auto dropped = std::make_shared<std::promise<int64_t>>();
+  std::future<int64_t> result = dropped->get_future();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stop_) return 0;
+    inbox_.calls.push_back([this, dropped] { dropped->set_value(pool_.DropKept()); });
+    wake_.notify_one();
+  }
+  return result.get();
+}
+
+EngineLoad Engine::Loop::load() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  EngineLoad load = load_;
+  load.waiting_requests += static_cast<int32_t>(inbox_.submitted.size());
+  load.waiting_prompt_tokens += inbox_prompt_tokens_;
+  load.draining = draining_;
+  return load;
+}
+
+absl::Duration Engine::Loop::RetryDelay() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return std::clamp(mean_service_, absl::Milliseconds(10), absl::Minutes(1));
+}
+
+void Engine::Loop::Shutdown() {
+  Drain(absl::ZeroDuration());
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+    wake_.notify_one();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace tauserve

@@ -1,0 +1,98 @@
+// The engine's thread and what it shares with callers; see engine.h for what the calls mean.
+#ifndef TAUSERVE_SERVER_ENGINE_ENGINE_LOOP_H_
+#define TAUSERVE_SERVER_ENGINE_ENGINE_LOOP_H_
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "server/engine/active_request.h"
+#include "server/engine/engine.h"
+#include "server/engine/step_inputs.h"
+#include "server/sampling/sampler.h"
+#include "server/scheduler/scheduler.h"
+
+namespace tauserve {
+
+class Engine::Loop {
+ public:
+  Loop(const EngineOptions& options, LanguageModel* model, const Tokenizer* tokenizer,
+       Metrics* metrics);
+  ~Loop();
+
+  absl::Status Submit(std::shared_ptr<const Request> request);
+  void Cancel(const std::string& request_id);
+  std::vector<std::string> Abort(absl::Span<const std::string> request_ids);
+  int32_t Drain(absl::Duration timeout);
+  int64_t ClearPrefixCache();
+  EngineLoad load() const;
+  absl::Duration RetryDelay() const;
+  void Shutdown();
+
+ private:
+  // How the callers' thread wants a request to end.
+  enum class Ending { kCancelled, kAborted, kDrained };
+  struct Inbox {
+    std::vector<std::shared_ptr<const Request>> submitted;
+    std::vector<std::pair<std::string, Ending>> endings;
+    std::vector<std::function<void()>> calls;  // to run on the engine's thread
+    bool empty() const { return submitted.empty() && endings.empty() && calls.empty(); }
+  };
+
+  std::vector<std::string> EndAll(absl::Span<const std::string> request_ids, Ending ending);
+
+  void Main();
+  bool WaitForWork(Inbox& inbox);
+  void Apply(Inbox& inbox);
+  void EndExpired();
+  void RunStep();
+  void Started(ActiveRequest& a, absl::Time now);
+  void CountStep(const Scheduler::Step& step, const StepOutput& output, absl::Duration duration);
+  void Emit(ActiveRequest& a, absl::Span<const float> logits, absl::Time now);
+  void Finish(ActiveRequest& a, FinishReason reason);
+  // Frees all that the request holds, then tells its sink.
+  void End(ActiveRequest& a, absl::Status status, std::optional<FinishReason> reason);
+  void PublishLoad();
+
+  const EngineOptions options_;
+  LanguageModel* const model_;
+  const Tokenizer* const tokenizer_;
+  Metrics* const metrics_;
+
+  // The engine thread's own.
+  PagePool pool_;
+  std::optional<PrefixIndex> index_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  StepInputs step_inputs_;
+  absl::flat_hash_map<std::string, std::unique_ptr<ActiveRequest>> active_;
+  absl::flat_hash_map<const Sequence*, ActiveRequest*> by_sequence_;
+  absl::Time last_step_ = absl::InfinitePast();
+
+  // Shared; guarded by mutex_.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;  // for the engine: inbox or stop
+  std::condition_variable idle_;  // for callers: a request has ended
+  Inbox inbox_;
+  absl::flat_hash_set<std::string> in_flight_;
+  EngineLoad load_;  // as of the last publication, inbox not included
+  int64_t inbox_prompt_tokens_ = 0;
+  absl::Duration mean_service_ = absl::Seconds(1);  // between two requests' ends while others wait, smoothed
+  absl::Time last_end_ = absl::InfinitePast();
+  bool draining_ = false;
+  bool stop_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_ENGINE_ENGINE_LOOP_H_

@@ -1,0 +1,44 @@
+// From sampled tokens to what the client sees: text without split characters or parts of stop strings, and the reason
+// why a generation ends.
+#ifndef TAUSERVE_SERVER_ENGINE_OUTPUT_PROCESSOR_H_
+#define TAUSERVE_SERVER_ENGINE_OUTPUT_PROCESSOR_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/model/model.h"
+#include "server/model/tokenizer/tokenizer.h"
+#include "server/request/request.h"
+#include "server/request/stop_matcher.h"
+
+namespace tauserve {
+
+class OutputProcessor {
+ public:
+  OutputProcessor(const Request& request, const ModelInfo& model, const Tokenizer* tokenizer);
+
+  // Takes the next token (the `new_tokens`-th), adds to `delta` what may be shown, and returns why the generation ends,
+  // if it does. A stop token adds text only with include_stop_in_output.
+  std::optional<FinishReason> Append(int32_t token, int32_t new_tokens, int32_t total_tokens,
+                                     std::optional<TokenLogprob> logprob, Delta& delta);
+  // The text that was held back; call once, when the generation has ended.
+  std::string Flush();
+
+  // Tokens that may not be sampled while fewer than min_new_tokens have come.
+  const std::vector<int32_t>& stop_tokens() const { return stop_tokens_; }
+  int32_t stop_token() const { return stop_token_; }
+  const std::string& stop_string() const { return stops_.match(); }
+
+ private:
+  const Request& request_;
+  const ModelInfo& model_;
+  StreamingDecoder decoder_;
+  StopMatcher stops_;
+  std::vector<int32_t> stop_tokens_;
+  int32_t stop_token_ = -1;
+};
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_ENGINE_OUTPUT_PROCESSOR_H_

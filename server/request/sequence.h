@@ -1,0 +1,57 @@
+// A request in flight: its tokens, how many of them are in the KV cache, and the pages that hold them.
+#ifndef TAUSERVE_SERVER_REQUEST_SEQUENCE_H_
+#define TAUSERVE_SERVER_REQUEST_SEQUENCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "server/cache/page_pool.h"
+#include "server/cache/prefix_index.h"
+#include "server/request/request.h"
+
+namespace tauserve {
+
+class Sequence {
+ public:
+  explicit Sequence(std::shared_ptr<const Request> request);
+
+  const Request& request() const { return *request_; }
+  absl::Span<const int32_t> tokens() const { return tokens_; }  // prompt, then output
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens_.size()); }
+  int32_t prompt_tokens() const { return static_cast<int32_t>(request_->prompt.size()); }
+  int32_t new_tokens() const { return num_tokens() - prompt_tokens(); }
+  absl::Span<const int32_t> output() const { return tokens().subspan(prompt_tokens()); }
+  void Append(int32_t token) { tokens_.push_back(token); }
+
+  // Tokens whose keys and values are in the cache.
+  int32_t computed() const { return computed_; }
+  int32_t remaining() const { return num_tokens() - computed_; }
+  bool in_prefill() const { return computed_ < prompt_tokens(); }
+  int32_t cached_tokens() const { return cached_tokens_; }  // of these, found by the prefix index
+
+  // Pages that the longest possible run of this request needs. The last new token is never in the cache.
+  int32_t max_pages() const;
+  int32_t num_pages() const { return static_cast<int32_t>(pages_.size()); }
+  const PageId* page_table() const { return page_ids_.data(); }
+
+ private:
+  friend class Scheduler;
+  void AddPage(PageRef page);
+  void ReleasePages();  // last page first, so that the start of a prefix is kept longest
+
+  std::shared_ptr<const Request> request_;
+  std::vector<int32_t> tokens_;
+  int32_t computed_ = 0;
+  int32_t cached_tokens_ = 0;
+  std::vector<PageRef> pages_;
+  std::vector<PageId> page_ids_;
+  bool running_ = false;
+  int32_t indexed_pages_ = 0;  // full pages that the prefix index knows
+  PrefixIndex::PrefixId prefix_ = PrefixIndex::kRoot;
+};
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_REQUEST_SEQUENCE_H_

@@ -1,0 +1,46 @@
+#include "server/request/stop_matcher.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tauserve {
+namespace {
+
+// Length of the longest end of `text` that is a proper beginning of `stop`.
+size_t PartialMatch(const std::string& text, const std::string& stop) {
+  for (size_t n = std::min(text.size(), stop.size() - 1); n > 0; n--) {
+    if (text.compare(text.size() - n, n, stop, 0, n) == 0) return n;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::string StopMatcher::Append(const std::string& piece, bool armed) {
+  if (matched_) return "";
+  held_ += piece;
+  if (!armed) return std::exchange(held_, "");
+  // The earliest match wins; of those that begin together, the longest.
+  size_t first = std::string::npos;
+  for (const std::string& stop : stops_) {
+    const size_t at = held_.find(stop);
+    if (at < first || (at == first && at != std::string::npos && stop.size() > match_.size())) {
+      first = at;
+      match_ = stop;
+    }
+  }
+  if (first != std::string::npos) {
+    matched_ = true;
+    held_.resize(first + (include_stop_ ? match_.size() : 0));
+    return std::exchange(held_, "");
+  }
+  size_t keep = 0;
+  for (const std::string& stop : stops_) keep = std::max(keep, PartialMatch(held_, stop));
+  std::string shown = held_.substr(0, held_.size() - keep);
+  held_.erase(0, held_.size() - keep);
+  return shown;
+}
+
+std::string StopMatcher::Flush() { return std::exchange(held_, ""); }
+
+}  // namespace tauserve
