@@ -1,0 +1,112 @@
+#include "server/model/tokenizer/sentencepiece_tokenizer.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "server/model/tokenizer/added_tokens.h"
+#include "server/model/tokenizer/sentencepiece_model.h"
+#include "server/model/tokenizer/utf8.h"
+
+namespace tauserve {
+namespace {
+
+constexpr char kSpace[] = "\xe2\x96\x81";  // U+2581
+
+class SentencePieceTokenizer : public Tokenizer {
+ public:
+  SentencePieceTokenizer(std::unique_ptr<SentencePieceModel> model,
+                         const SentencePieceOptions& options)
+      : model_(std::move(model)), options_(options) {
+    for (int32_t id = 0; id < vocab_size(); id++) {
+      if (!IsSpecial(id)) continue;
+      AddedToken token;
+      token.id = id;
+      token.content = model_->PieceOf(id);
+      control_.Add(token);
+    }
+  }
+
+  int32_t vocab_size() const override { return model_->size(); }
+
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
+                                              bool add_special_tokens) const override {
+    const size_t bad = FindInvalidUtf8(text);
+    if (bad != absl::string_view::npos) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("text is not valid UTF-8 at byte ", bad, " of ", text.size()));
+    }
+    std::vector<int32_t> ids;
+    if (add_special_tokens && options_.add_bos && model_->bos_id() >= 0) {
+      ids.push_back(model_->bos_id());
+    }
+    for (const AddedTokenMatcher::Piece& piece : control_.Split(text)) {
+      if (piece.id >= 0) {
+        ids.push_back(piece.id);
+        continue;
+      }
+      std::string error;
+      if (!model_->Encode({piece.text.data(), piece.text.size()}, ids, error)) {
+        return absl::InternalError(error);
+      }
+    }
+    if (add_special_tokens && options_.add_eos && model_->eos_id() >= 0) {
+      ids.push_back(model_->eos_id());
+    }
+    return ids;
+  }
+
+  absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids,
+                                     bool skip_special_tokens) const override {
+    std::string text;
+    StreamingDecoder decoder(this, skip_special_tokens);
+    for (int32_t id : ids) {
+      if (id < 0 || id >= vocab_size()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("token id ", id, " is not in [0, ", vocab_size(), ")"));
+      }
+      text += decoder.Append(id);
+    }
+    return text + decoder.Flush();
+  }
+
+  std::string TokenBytes(int32_t id, bool first) const override {
+    if (id < 0 || id >= vocab_size()) return "";
+    using Kind = SentencePieceModel::Kind;
+    const std::string& piece = model_->PieceOf(id);
+    const Kind kind = model_->KindOf(id);
+    if (kind == Kind::kByte) {  // "<0x0A>"
+      return std::string(1, static_cast<char>(std::strtol(piece.c_str() + 3, nullptr, 16)));
+    }
+    if (kind == Kind::kUnknown) return " \xe2\x81\x87 ";  // U+2047, as the library shows it
+    std::string bytes = absl::StrReplaceAll(piece, {{kSpace, " "}});
+    if (first && absl::StartsWith(bytes, " ")) bytes.erase(0, 1);
+    return bytes;
+  }
+
+  std::string TokenString(int32_t id) const override {
+    return id >= 0 && id < vocab_size() ? model_->PieceOf(id) : "";
+  }
+  bool IsSpecial(int32_t id) const override {
+    return id >= 0 && id < vocab_size() && model_->KindOf(id) == SentencePieceModel::Kind::kControl;
+  }
+
+ private:
+  std::unique_ptr<SentencePieceModel> model_;
+  SentencePieceOptions options_;
+  AddedTokenMatcher control_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::string& file,
+                                                             const SentencePieceOptions& options) {
+  std::string error;
+  std::unique_ptr<SentencePieceModel> model = SentencePieceModel::Load(file, error);
+  if (model == nullptr) return absl::InvalidArgumentError(error);
+  return std::make_unique<SentencePieceTokenizer>(std::move(model), options);
+}
+
+}  // namespace tauserve
