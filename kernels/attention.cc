@@ -15,6 +15,7 @@ void AttentionStats::Add(const AttentionStats& other) {
   pages_considered += other.pages_considered;
   pages_read += other.pages_read;
   kv_bytes_read += other.kv_bytes_read;
+  entmax_support += other.entmax_support;
   tau_iterations += other.tau_iterations;
   wide_rows += other.wide_rows;
   unconverged_rows += other.unconverged_rows;

@@ -17,6 +17,7 @@ inline int Log2Bucket(int64_t support) {
 inline void CountRow(const Gap& gap, int64_t support, AttentionStats& stats) {
   const float residual = __builtin_fabsf(gap.sum - 1);
   stats.support += support;
+  stats.entmax_support += support;
   stats.tau_iterations += gap.steps;
   stats.unconverged_rows += !(residual <= 1e-4f);
   if (residual > stats.max_tau_residual) stats.max_tau_residual = residual;

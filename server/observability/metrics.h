@@ -7,13 +7,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kernels/attention.h"
 
 namespace prometheus {
-class Registry;
+class Collectable;
 }
 
 namespace tauserve {
@@ -69,10 +70,13 @@ class Metrics {
   void RequestSparsity(Phase phase, double sparsity_ratio);  // 1 - support / considered keys
   void AdmissionRejected(absl::string_view reason);
 
-  std::shared_ptr<prometheus::Registry> registry() const;
+  // What a scrape reads; alive as long as this object.
+  std::vector<std::weak_ptr<prometheus::Collectable>> collectables() const;
 
  private:
+  class LoadGauges;
   struct Families;
+  std::shared_ptr<LoadGauges> load_gauges_;
   std::unique_ptr<Families> families_;
 };
 

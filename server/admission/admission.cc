@@ -1,0 +1,125 @@
+#include "server/admission/admission.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/admission/validate.h"
+
+namespace tauserve {
+namespace {
+
+std::string MakeRequestId() {
+  static thread_local std::random_device device;
+  return absl::StrFormat("req-%08x%08x", device(), device());
+}
+
+}  // namespace
+
+absl::Status Admission::CheckModel(const std::string& name) const {
+  if (name.empty() || name == model_->name) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat("model '", name, "' is not served here; this is '", model_->name, "'"));
+}
+
+absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& spec,
+                                                          absl::Time arrival,
+                                                          absl::Time deadline) const {
+  if (absl::Status s = CheckModel(spec.model); !s.ok()) return s;
+  if (absl::Status s = ValidateRequestId(spec.request_id); !s.ok()) return s;
+  if (spec.cache_salt.size() > kMaxSaltBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("salt has ", spec.cache_salt.size(),
+                                                   " bytes, the limit is ", kMaxSaltBytes));
+  }
+  if (spec.top_logprobs && *spec.top_logprobs > kMaxTopLogprobs) {
+    return absl::InvalidArgumentError(absl::StrCat("top_logprobs is ", *spec.top_logprobs,
+                                                   ", the limit is ", kMaxTopLogprobs));
+  }
+  auto request = std::make_shared<Request>();
+  request->id = spec.request_id.empty() ? MakeRequestId() : spec.request_id;
+  absl::StatusOr<SamplingParams> sampling =
+      ResolveSampling(spec.sampling, default_sampling_, model_->vocab_size);
+  if (!sampling.ok()) return sampling.status();
+  request->sampling = *std::move(sampling);
+  absl::StatusOr<StoppingParams> stopping = ResolveStopping(spec.stopping, model_->vocab_size);
+  if (!stopping.ok()) return stopping.status();
+  request->stopping = *std::move(stopping);
+  absl::StatusOr<std::vector<int32_t>> prompt = PromptTokens(spec);
+  if (!prompt.ok()) return prompt.status();
+  request->prompt = *std::move(prompt);
+  if (absl::Status s = FitContext(spec, *request); !s.ok()) return s;
+  if (spec.top_logprobs) {
+    request->output.top_logprobs =
+        std::min(static_cast<int32_t>(*spec.top_logprobs), model_->vocab_size);
+  }
+  request->output.skip_special_tokens = spec.skip_special_tokens;
+  request->bypass_prefix_cache = spec.bypass_prefix_cache;
+  request->cache_salt = spec.cache_salt;
+  request->arrival = arrival;
+  request->deadline = deadline;
+  return request;
+}
+
+absl::StatusOr<std::vector<int32_t>> Admission::PromptTokens(const GenerationSpec& spec) const {
+  std::vector<int32_t> tokens;
+  if (spec.text) {
+    if (spec.text->empty()) return absl::InvalidArgumentError("the prompt's text is empty");
+    absl::StatusOr<std::vector<int32_t>> encoded = tokenizer_->Encode(*spec.text, true);
+    if (!encoded.ok()) {
+      return absl::Status(encoded.status().code(),
+                          absl::StrCat("prompt: ", encoded.status().message()));
+    }
+    tokens = *std::move(encoded);
+  } else if (spec.token_ids) {
+    for (uint32_t token : *spec.token_ids) {
+      if (absl::Status s = ValidateToken("the prompt", token, model_->vocab_size); !s.ok()) {
+        return s;
+      }
+      tokens.push_back(static_cast<int32_t>(token));
+    }
+  } else {
+    return absl::InvalidArgumentError("there is no prompt: set text or token_ids");
+  }
+  if (tokens.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  if (spec.truncate_prompt_tokens) {
+    const uint32_t keep = *spec.truncate_prompt_tokens;
+    if (keep == 0) {
+      return absl::InvalidArgumentError("truncate_prompt_tokens is 0, must be at least 1");
+    }
+    if (tokens.size() > keep) tokens.erase(tokens.begin(), tokens.end() - keep);
+  }
+  return tokens;
+}
+
+absl::Status Admission::FitContext(const GenerationSpec& spec, Request& request) const {
+  const int64_t prompt = request.prompt.size();
+  const int64_t room = context_tokens_ - prompt;
+  if (room < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt has ", prompt, " tokens and leaves no room to generate: the context is ",
+                     context_tokens_, " tokens"));
+  }
+  const int64_t wanted =
+      spec.stopping.max_new_tokens
+          ? int64_t{*spec.stopping.max_new_tokens}
+          : std::max<int64_t>(std::min<int64_t>(room, kDefaultMaxNewTokens),
+                              std::min<int64_t>(room, spec.stopping.min_new_tokens.value_or(0)));
+  if (wanted > room) {
+    return absl::InvalidArgumentError(absl::StrCat("the prompt's ", prompt,
+                                                   " tokens plus max_new_tokens of ", wanted,
+                                                   " are more than the context of ",
+                                                   context_tokens_, " tokens"));
+  }
+  request.stopping.max_new_tokens = static_cast<int32_t>(wanted);
+  const uint32_t least = spec.stopping.min_new_tokens.value_or(0);
+  if (least > wanted) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("min_new_tokens is ", least, ", more than max_new_tokens of ", wanted));
+  }
+  request.stopping.min_new_tokens = static_cast<int32_t>(least);
+  return absl::OkStatus();
+}
+
+}  // namespace tauserve

@@ -1,0 +1,36 @@
+// Ranges of what clients send. Every refusal is InvalidArgument and names the field, its value and the limit.
+#ifndef TAUSERVE_SERVER_ADMISSION_VALIDATE_H_
+#define TAUSERVE_SERVER_ADMISSION_VALIDATE_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/admission/generation_spec.h"
+#include "server/request/request.h"
+
+namespace tauserve {
+
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr int kMaxStopStringBytes = 256;
+inline constexpr int kMaxStopTokens = 64;
+inline constexpr int kMaxTopLogprobs = 20;
+inline constexpr int kMaxRequestIdBytes = 128;
+inline constexpr int kMaxSaltBytes = 128;
+inline constexpr int kMaxLogitBiases = 1024;
+
+absl::Status ValidateRequestId(const std::string& id);
+
+// `defaults` fill what the request leaves unset; where the request is greedy, only what it sets itself counts.
+absl::StatusOr<SamplingParams> ResolveSampling(const SamplingSpec& spec,
+                                               const SamplingParams& defaults, int32_t vocab_size);
+
+// All but max_new_tokens, which depends on the prompt.
+absl::StatusOr<StoppingParams> ResolveStopping(const StoppingSpec& spec, int32_t vocab_size);
+
+// InvalidArgument if `id` is not in [0, vocab_size); `field` is for the message.
+absl::Status ValidateToken(const char* field, uint32_t id, int32_t vocab_size);
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_ADMISSION_VALIDATE_H_

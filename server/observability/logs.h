@@ -1,0 +1,24 @@
+// Logs: JSON lines on stderr. Prompts and generated text are never in them.
+#ifndef TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
+#define TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
+
+#include <initializer_list>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "nlohmann/json.hpp"
+
+namespace tauserve {
+
+// `level`: debug, info, warning, error or off. InvalidArgument otherwise.
+absl::Status InitializeLogs(const std::string& level);
+
+// One line: time, level, event, and `fields`.
+void LogInfo(const std::string& event, nlohmann::json fields = nlohmann::json::object());
+void LogWarning(const std::string& event, nlohmann::json fields = nlohmann::json::object());
+void LogError(const std::string& event, nlohmann::json fields = nlohmann::json::object());
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
