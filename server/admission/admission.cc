@@ -30,12 +30,12 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
   if (absl::Status s = CheckModel(spec.model); !s.ok()) return s;
   if (absl::Status s = ValidateRequestId(spec.request_id); !s.ok()) return s;
   if (spec.cache_salt.size() > kMaxSaltBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("salt has ", spec.cache_salt.size(),
-                                                   " bytes, the limit is ", kMaxSaltBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("salt has ", spec.cache_salt.size(), " bytes, the limit is ", kMaxSaltBytes));
   }
   if (spec.top_logprobs && *spec.top_logprobs > kMaxTopLogprobs) {
-    return absl::InvalidArgumentError(absl::StrCat("top_logprobs is ", *spec.top_logprobs,
-                                                   ", the limit is ", kMaxTopLogprobs));
+    return absl::InvalidArgumentError(
+        absl::StrCat("top_logprobs is ", *spec.top_logprobs, ", the limit is ", kMaxTopLogprobs));
   }
   auto request = std::make_shared<Request>();
   request->id = spec.request_id.empty() ? MakeRequestId() : spec.request_id;
@@ -97,9 +97,9 @@ absl::Status Admission::FitContext(const GenerationSpec& spec, Request& request)
   const int64_t prompt = request.prompt.size();
   const int64_t room = context_tokens_ - prompt;
   if (room < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt has ", prompt, " tokens and leaves no room to generate: the context is ",
-                     context_tokens_, " tokens"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", prompt, " tokens and leaves no room to generate: the context is ",
+        context_tokens_, " tokens"));
   }
   const int64_t wanted =
       spec.stopping.max_new_tokens
@@ -107,10 +107,9 @@ absl::Status Admission::FitContext(const GenerationSpec& spec, Request& request)
           : std::max<int64_t>(std::min<int64_t>(room, kDefaultMaxNewTokens),
                               std::min<int64_t>(room, spec.stopping.min_new_tokens.value_or(0)));
   if (wanted > room) {
-    return absl::InvalidArgumentError(absl::StrCat("the prompt's ", prompt,
-                                                   " tokens plus max_new_tokens of ", wanted,
-                                                   " are more than the context of ",
-                                                   context_tokens_, " tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt's ", prompt, " tokens plus max_new_tokens of ", wanted,
+                     " are more than the context of ", context_tokens_, " tokens"));
   }
   request.stopping.max_new_tokens = static_cast<int32_t>(wanted);
   const uint32_t least = spec.stopping.min_new_tokens.value_or(0);

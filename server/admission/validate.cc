@@ -51,8 +51,7 @@ absl::Status ValidateToken(const char* field, uint32_t id, int32_t vocab_size) {
 }
 
 absl::StatusOr<SamplingParams> ResolveSampling(const SamplingSpec& spec,
-                                               const SamplingParams& defaults,
-                                               int32_t vocab_size) {
+                                               const SamplingParams& defaults, int32_t vocab_size) {
   const float temperature = spec.temperature.value_or(defaults.temperature);
   SamplingParams p = spec.temperature == 0.0f ? SamplingParams() : defaults;
   p.temperature = temperature;

@@ -19,8 +19,7 @@ class PagePool;
 class PageRef {
  public:
   PageRef() = default;
-  PageRef(PageRef&& other) noexcept
-      : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
+  PageRef(PageRef&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
   PageRef& operator=(PageRef&& other) noexcept {
     std::swap(pool_, other.pool_);
     std::swap(id_, other.id_);

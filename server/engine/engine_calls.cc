@@ -11,8 +11,8 @@ namespace tauserve {
 
 absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
   const int64_t longest = int64_t{model_->num_pages()} * kPageTokens + 1;
-  const int64_t tokens = int64_t{static_cast<int64_t>(request->prompt.size())} +
-                         request->stopping.max_new_tokens;
+  const int64_t tokens =
+      int64_t{static_cast<int64_t>(request->prompt.size())} + request->stopping.max_new_tokens;
   if (tokens > longest) {
     return absl::InvalidArgumentError(
         absl::StrCat("prompt of ", request->prompt.size(), " tokens plus max_new_tokens of ",
@@ -23,9 +23,9 @@ absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
   if (draining_) return absl::UnavailableError("the server is draining");
   const int64_t waiting = load_.waiting_requests + static_cast<int64_t>(inbox_.submitted.size());
   if (waiting >= options_.max_waiting_requests) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", waiting, " requests wait, the limit is ",
-                     options_.max_waiting_requests));
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting,
+                                                     " requests wait, the limit is ",
+                                                     options_.max_waiting_requests));
   }
   if (!in_flight_.insert(request->id).second) {
     return absl::AlreadyExistsError(

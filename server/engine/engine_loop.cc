@@ -83,9 +83,10 @@ void Engine::Loop::EndExpired() {
     }
   }
   for (ActiveRequest* a : late) {
-    End(*a, absl::DeadlineExceededError(absl::StrCat("request ", a->request->id, " got ",
-                                                     a->sequence.new_tokens(),
-                                                     " tokens before its deadline")),
+    End(*a,
+        absl::DeadlineExceededError(absl::StrCat("request ", a->request->id, " got ",
+                                                 a->sequence.new_tokens(),
+                                                 " tokens before its deadline")),
         std::nullopt);
   }
   for (ActiveRequest* a : timed) Finish(*a, FinishReason::kTimeLimit);
@@ -154,7 +155,8 @@ void Engine::Loop::Emit(ActiveRequest& a, absl::Span<const float> logits, absl::
   }
   const absl::StatusOr<int32_t> token = sampler_.Sample(request.sampling, input);
   if (!token.ok()) {
-    End(a, absl::InternalError(absl::StrCat("request ", request.id, ": ", token.status().message())),
+    End(a,
+        absl::InternalError(absl::StrCat("request ", request.id, ": ", token.status().message())),
         std::nullopt);
     return;
   }
@@ -215,7 +217,8 @@ void Engine::Loop::End(ActiveRequest& a, absl::Status status, std::optional<Fini
   request.sink->OnEnd(c);
   std::lock_guard<std::mutex> lock(mutex_);
   in_flight_.erase(request.id);
-  if (last_end_ != absl::InfinitePast()) mean_service_ = 0.8 * mean_service_ + 0.2 * (now - last_end_);
+  if (last_end_ != absl::InfinitePast())
+    mean_service_ = 0.8 * mean_service_ + 0.2 * (now - last_end_);
   last_end_ = now;
   idle_.notify_all();
 }

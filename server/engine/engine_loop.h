@@ -85,7 +85,8 @@ class Engine::Loop {
   absl::flat_hash_set<std::string> in_flight_;
   EngineLoad load_;  // as of the last publication, inbox not included
   int64_t inbox_prompt_tokens_ = 0;
-  absl::Duration mean_service_ = absl::Seconds(1);  // between two requests' ends while others wait, smoothed
+  absl::Duration mean_service_ =
+      absl::Seconds(1);  // between two requests' ends while others wait, smoothed
   absl::Time last_end_ = absl::InfinitePast();
   bool draining_ = false;
   bool stop_ = false;

@@ -36,9 +36,7 @@ std::vector<prometheus::MetricFamily> Metrics::LoadGauges::Collect() const {
   add("tauserve_waiting_prompt_tokens", "Prompt tokens of the requests in the queue.",
       load.waiting_prompt_tokens);
   add("tauserve_kv_cache_usage_ratio", "Share of the KV cache's pages that requests hold.",
-      load.pages_total == 0
-          ? 0.0
-          : 1 - static_cast<double>(load.pages_free) / load.pages_total);
+      load.pages_total == 0 ? 0.0 : 1 - static_cast<double>(load.pages_free) / load.pages_total);
   add("tauserve_kv_pages_free",
       "Pages that no request holds, those kept for the prefix cache included.", load.pages_free);
   add("tauserve_kv_cache_info", "The KV cache's shape; always 1.", 1,

@@ -34,11 +34,10 @@ void Log(spdlog::level::level_enum level, const char* name, const std::string& e
 }  // namespace
 
 absl::Status InitializeLogs(const std::string& level) {
-  for (auto [name, value] : {std::pair("debug", spdlog::level::debug),
-                             std::pair("info", spdlog::level::info),
-                             std::pair("warning", spdlog::level::warn),
-                             std::pair("error", spdlog::level::err),
-                             std::pair("off", spdlog::level::off)}) {
+  for (auto [name, value] :
+       {std::pair("debug", spdlog::level::debug), std::pair("info", spdlog::level::info),
+        std::pair("warning", spdlog::level::warn), std::pair("error", spdlog::level::err),
+        std::pair("off", spdlog::level::off)}) {
     if (level != name) continue;
     Logger().set_level(value);
     return absl::OkStatus();

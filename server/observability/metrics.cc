@@ -67,7 +67,9 @@ struct Metrics::Families {
     labels.insert(base.begin(), base.end());
     return labels;
   }
-  Counter* OneCounter(const char* name, const char* help) { return &Counters(name, help).Add(base); }
+  Counter* OneCounter(const char* name, const char* help) {
+    return &Counters(name, help).Add(base);
+  }
   Histogram* OneHistogram(const char* name, const char* help, const Buckets& buckets) {
     return &Histograms(name, help).Add(base, buckets);
   }
@@ -87,8 +89,9 @@ struct Metrics::Families {
   Labels base;
 
   prometheus::Family<Counter>& requests =
-      Counters("tauserve_requests_total", "Generate calls that have ended, by gRPC status and by "
-                                          "what finished the generation.");
+      Counters("tauserve_requests_total",
+               "Generate calls that have ended, by gRPC status and by "
+               "what finished the generation.");
   prometheus::Family<Counter>& rejections =
       Counters("tauserve_admission_rejections_total", "Generate calls refused before they ran.");
   Counter* prompt_tokens =
@@ -107,9 +110,9 @@ struct Metrics::Families {
                                      "From arrival to the end of a call.", SecondsBuckets());
   Histogram* queue = OneHistogram("tauserve_request_queue_seconds",
                                   "From arrival to the first scheduled step.", SecondsBuckets());
-  Histogram* prefill = OneHistogram("tauserve_request_prefill_seconds",
-                                    "From the first scheduled step to the first token.",
-                                    SecondsBuckets());
+  Histogram* prefill =
+      OneHistogram("tauserve_request_prefill_seconds",
+                   "From the first scheduled step to the first token.", SecondsBuckets());
   Histogram* decode = OneHistogram("tauserve_request_decode_seconds",
                                    "From the first token to the last.", SecondsBuckets());
   prometheus::Family<Histogram>& step_family =
@@ -132,19 +135,18 @@ struct Metrics::Families {
                                       "Of these, not proven empty before any product.");
   Counter* blocks_computed = OneCounter("tauserve_attention_prefill_blocks_computed_total",
                                         "Of these, with a non-zero weight: the values are read.");
-  Counter* pages_considered =
-      OneCounter("tauserve_attention_kv_pages_considered_total",
-                 "Pages of a KV head that decoded tokens could see.");
+  Counter* pages_considered = OneCounter("tauserve_attention_kv_pages_considered_total",
+                                         "Pages of a KV head that decoded tokens could see.");
   Counter* pages_read = OneCounter("tauserve_attention_kv_pages_read_total",
                                    "Of these, not proven empty before they were read.");
   std::array<Counter*, 2> read_bytes =
       PhaseCounters("tauserve_attention_kv_read_bytes_total", "Bytes of keys and values read.");
   std::array<Counter*, 2> keys_considered = PhaseCounters(
       "tauserve_attention_keys_considered_total", "Visible keys, summed over query rows.");
-  std::array<Counter*, 2> keys_scored = PhaseCounters("tauserve_attention_keys_scored_total",
-                                                      "Of these, multiplied with the query.");
-  std::array<Counter*, 2> keys_support = PhaseCounters("tauserve_attention_keys_support_total",
-                                                       "Of these, with a non-zero weight.");
+  std::array<Counter*, 2> keys_scored =
+      PhaseCounters("tauserve_attention_keys_scored_total", "Of these, multiplied with the query.");
+  std::array<Counter*, 2> keys_support =
+      PhaseCounters("tauserve_attention_keys_support_total", "Of these, with a non-zero weight.");
   std::array<Histogram*, 2> support =
       PhaseHistograms("tauserve_attention_support_tokens",
                       "Keys of non-zero weight a query row of an entmax head.", SupportBuckets());

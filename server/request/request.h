@@ -74,7 +74,8 @@ struct Delta {
 
 // How a request ended. `status` is OK if and only if it has a finish reason.
 struct Completion {
-  absl::Status status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL
+  absl::Status
+      status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL
   std::optional<FinishReason> reason;
   int32_t stop_token = -1;  // kEosToken, kStopToken
   std::string stop_string;  // kStopString
@@ -82,7 +83,7 @@ struct Completion {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
   int32_t new_tokens = 0;
-  absl::Duration queue;                // zero where that stage was not reached
+  absl::Duration queue;  // zero where that stage was not reached
   absl::Duration prefill;
   absl::Duration time_to_first_token;
   absl::Duration decode;

@@ -87,9 +87,10 @@ absl::StatusOr<int32_t> Sampler::Draw(const SamplingParams& params, uint64_t pos
   if (params.min_p > 0) {
     float top = 0;
     for (const Choice& c : choices_) top = std::max(top, c.probability);
-    choices_.erase(std::remove_if(choices_.begin(), choices_.end(),
-                                  [&](const Choice& c) { return c.probability < params.min_p * top; }),
-                   choices_.end());
+    choices_.erase(
+        std::remove_if(choices_.begin(), choices_.end(),
+                       [&](const Choice& c) { return c.probability < params.min_p * top; }),
+        choices_.end());
   }
   // In order of ids, so that the draw does not depend on how the truncations ordered them.
   std::sort(choices_.begin(), choices_.end(),
@@ -121,10 +122,9 @@ void Sampler::Normalize() {
 
 void Sampler::KeepTopK(int32_t k) {
   if (choices_.size() <= size_t(k)) return;
-  std::nth_element(choices_.begin(), choices_.begin() + k, choices_.end(),
-                   [](const Choice& a, const Choice& b) {
-                     return Before(a.logit, a.token, b.logit, b.token);
-                   });
+  std::nth_element(
+      choices_.begin(), choices_.begin() + k, choices_.end(),
+      [](const Choice& a, const Choice& b) { return Before(a.logit, a.token, b.logit, b.token); });
   choices_.resize(k);
 }
 

@@ -15,8 +15,9 @@ namespace tauserve {
 struct SampleInput {
   absl::Span<const float> logits;
   absl::Span<const int32_t> prompt;
-  absl::Span<const int32_t> output;     // so far; its length is the position of the random number
-  absl::Span<const int32_t> forbidden;  // tokens that may not come now (stops before min_new_tokens)
+  absl::Span<const int32_t> output;  // so far; its length is the position of the random number
+  absl::Span<const int32_t>
+      forbidden;  // tokens that may not come now (stops before min_new_tokens)
 };
 
 class Sampler {

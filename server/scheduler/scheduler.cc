@@ -68,8 +68,8 @@ bool Scheduler::Admit(Sequence* sequence) {
   PrefixIndex::Match match;
   if (index_ != nullptr && !request.bypass_prefix_cache) {
     // The last prompt token is computed anew in any case: its logits are needed.
-    match = index_->Find(request.cache_salt, absl::MakeConstSpan(request.prompt)
-                                                 .first(request.prompt.size() - 1));
+    match = index_->Find(request.cache_salt,
+                         absl::MakeConstSpan(request.prompt).first(request.prompt.size() - 1));
   }
   const int64_t missing = sequence->max_pages() - static_cast<int64_t>(match.pages.size());
   if (pool_->free_pages() - reserved_pages_ < missing) {

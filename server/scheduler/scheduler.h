@@ -35,8 +35,8 @@ class Scheduler {
     int32_t num_tokens;  // to compute: tokens [computed, computed + num_tokens)
   };
   struct Step {
-    std::vector<Entry> entries;         // decode rows first, then prompts' chunks
-    std::vector<Sequence*> admitted;    // those that run for the first time
+    std::vector<Entry> entries;       // decode rows first, then prompts' chunks
+    std::vector<Sequence*> admitted;  // those that run for the first time
   };
   // What to run now; pages for it are in the sequences' page tables. Empty only if there are no sequences. The result
   // stays valid until the next call.

@@ -170,7 +170,7 @@ absl::StatusOr<std::vector<std::string>> PreTokenizer::Split(absl::string_view s
   for (const Stage& stage : stages_) {
     std::vector<std::string> next;
     for (std::string& word : words) {
-      if (stage.add_prefix_space && !absl::StartsWith(word, " ")) word.insert(0, " ");
+      if (stage.add_prefix_space && !absl::StartsWith(word, " ")) word = absl::StrCat(" ", word);
       if (!stage.split) {
         next.push_back(std::move(word));
       } else if (absl::Status s = SplitWord(stage, word, next); !s.ok()) {

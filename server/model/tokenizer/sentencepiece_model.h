@@ -1,34 +1,46 @@
-// The sentencepiece library behind an interface of standard types: its header declares an absl::string_view of its own,
-// so it and Abseil's headers can't be in one source file.
+// A SentencePiece model, run by the sentencepiece library. Debian's library exports a copy of Protocol Buffers of
+// another version than gRPC's, and the two would mix their functions up in one process; so it is loaded, when a model
+// needs it, into a link namespace of its own (dlmopen). Calls are serialised. Thread-safe.
 #ifndef TAUSERVE_SERVER_MODEL_TOKENIZER_SENTENCEPIECE_MODEL_H_
 #define TAUSERVE_SERVER_MODEL_TOKENIZER_SENTENCEPIECE_MODEL_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/model/tokenizer/sentencepiece_plugin.h"
 
 namespace tauserve {
 
 class SentencePieceModel {
  public:
-  // Null, and what is wrong in `error`, if the file can't be read.
-  static std::unique_ptr<SentencePieceModel> Load(const std::string& file, std::string& error);
+  // InvalidArgument for a file that is no such model; FailedPrecondition if the library can't be loaded.
+  static absl::StatusOr<std::unique_ptr<SentencePieceModel>> Load(const std::string& file);
   ~SentencePieceModel();
+  SentencePieceModel(const SentencePieceModel&) = delete;
+  SentencePieceModel& operator=(const SentencePieceModel&) = delete;
 
   enum class Kind { kNormal, kControl, kByte, kUnknown };
-  int size() const;
-  int bos_id() const;  // -1: none
-  int eos_id() const;
-  Kind KindOf(int id) const;
-  const std::string& PieceOf(int id) const;
-  // Appends the ids of `text`; false, and why in `error`, if the library fails.
-  bool Encode(std::string_view text, std::vector<int>& ids, std::string& error) const;
+  int32_t size() const { return static_cast<int32_t>(pieces_.size()); }
+  int32_t bos_id() const { return bos_id_; }  // -1: none
+  int32_t eos_id() const { return eos_id_; }
+  Kind KindOf(int32_t id) const { return kinds_[id]; }
+  const std::string& PieceOf(int32_t id) const { return pieces_[id]; }
+  absl::Status Encode(absl::string_view text, std::vector<int32_t>& ids) const;  // appends
 
  private:
-  struct Processor;
-  explicit SentencePieceModel(std::unique_ptr<Processor> processor);
-  std::unique_ptr<Processor> processor_;
+  SentencePieceModel(const TauserveSentencePieceApi* api, void* model);
+
+  const TauserveSentencePieceApi* const api_;
+  void* const model_;
+  int32_t bos_id_;
+  int32_t eos_id_;
+  std::vector<std::string> pieces_;
+  std::vector<Kind> kinds_;
 };
 
 }  // namespace tauserve

@@ -47,10 +47,7 @@ class SentencePieceTokenizer : public Tokenizer {
         ids.push_back(piece.id);
         continue;
       }
-      std::string error;
-      if (!model_->Encode({piece.text.data(), piece.text.size()}, ids, error)) {
-        return absl::InternalError(error);
-      }
+      if (absl::Status s = model_->Encode(piece.text, ids); !s.ok()) return s;
     }
     if (add_special_tokens && options_.add_eos && model_->eos_id() >= 0) {
       ids.push_back(model_->eos_id());
@@ -103,10 +100,9 @@ class SentencePieceTokenizer : public Tokenizer {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::string& file,
                                                              const SentencePieceOptions& options) {
-  std::string error;
-  std::unique_ptr<SentencePieceModel> model = SentencePieceModel::Load(file, error);
-  if (model == nullptr) return absl::InvalidArgumentError(error);
-  return std::make_unique<SentencePieceTokenizer>(std::move(model), options);
+  absl::StatusOr<std::unique_ptr<SentencePieceModel>> model = SentencePieceModel::Load(file);
+  if (!model.ok()) return model.status();
+  return std::make_unique<SentencePieceTokenizer>(*std::move(model), options);
 }
 
 }  // namespace tauserve

@@ -1,0 +1,40 @@
+// The server's settings: command-line flags and a JSON file with the same names, checked, in one struct. Nothing else
+// reads a flag.
+#ifndef TAUSERVE_SERVER_CONFIG_H_
+#define TAUSERVE_SERVER_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/tensor.h"
+
+namespace tauserve {
+
+struct ServerConfig {
+  std::string model;  // folder
+  std::string device;
+  std::string listen;
+  std::string control_listen;
+  std::string metrics_listen;
+  int64_t kv_cache_bytes = 0;
+  int32_t max_batched_tokens = 0;
+  int32_t max_running_requests = 0;
+  int32_t max_waiting_requests = 0;
+  int32_t max_message_bytes = 0;
+  int32_t threads = 0;
+  bool prefix_cache = true;
+  DataType compute_type = DataType::kFloat32;
+  DataType kv_type = DataType::kFloat32;
+  std::string log_level;
+  absl::Duration drain_timeout;
+};
+
+// Parses the command line (which wins) and the file that --config names. InvalidArgument with flag, or file and key,
+// value and what is allowed. Abseil itself ends the process for flags that it can't parse, and for --help and --version.
+absl::StatusOr<ServerConfig> ReadConfig(int argc, char** argv);
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_CONFIG_H_

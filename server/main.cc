@@ -1,0 +1,213 @@
+// tauserve: flags -> config -> build bottom-up -> serve -> drain on SIGTERM or SIGINT. A second signal ends it at once.
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "kernels/backend.h"
+#include "nlohmann/json.hpp"
+#include "server/admission/admission.h"
+#include "server/config.h"
+#include "server/engine/engine.h"
+#include "server/model/generation_config.h"
+#include "server/model/tokenizer/tokenizer.h"
+#include "server/model/transformer.h"
+#include "server/observability/logs.h"
+#include "server/observability/metrics.h"
+#include "server/observability/metrics_server.h"
+#include "server/rpc/rpc_server.h"
+
+namespace tauserve {
+namespace {
+
+constexpr char kVersion[] = TAUSERVE_VERSION;
+constexpr char kCommit[] = TAUSERVE_COMMIT;
+
+std::string MakeInstanceId() {
+  std::random_device device;
+  return absl::StrFormat("%08x%08x", device(), device());
+}
+
+// SIGTERM and SIGINT, which all threads block, are taken by one that waits for them.
+class StopSignal {
+ public:
+  StopSignal() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGTERM);
+    sigaddset(&signals_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    std::thread([this] {
+      int signal = 0;
+      sigwait(&signals_, &signal);
+      first_.set_value(signal);
+      sigwait(&signals_, &signal);
+      std::_Exit(128 + signal);
+    }).detach();
+  }
+  int Wait() { return first_.get_future().get(); }
+
+ private:
+  sigset_t signals_;
+  std::promise<int> first_;
+};
+
+// What a server is made of, in order of construction; destroyed in the opposite order.
+struct Server {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<LanguageModel> model;
+  std::unique_ptr<Metrics> metrics;
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Admission> admission;
+  std::unique_ptr<RpcServer> rpc;
+};
+
+absl::Status Load(const ServerConfig& config, Server& s) {
+  BackendOptions backend;
+  backend.device = config.device;
+  backend.threads = config.threads;
+  backend.compute_type = config.compute_type;
+  backend.kv_type = config.kv_type;
+  absl::StatusOr<std::unique_ptr<Backend>> created = CreateBackend(backend);
+  if (!created.ok()) return created.status();
+  s.backend = *std::move(created);
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(config.model);
+  if (!tokenizer.ok()) return tokenizer.status();
+  s.tokenizer = *std::move(tokenizer);
+  ModelOptions options;
+  options.max_batched_tokens = config.max_batched_tokens;
+  options.kv_cache_bytes = config.kv_cache_bytes;
+  absl::StatusOr<std::unique_ptr<LanguageModel>> model =
+      LoadModel(config.model, s.backend.get(), options);
+  if (!model.ok()) return model.status();
+  s.model = *std::move(model);
+  if (s.tokenizer->vocab_size() > s.model->info().vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config.model, ": the tokenizer has ", s.tokenizer->vocab_size(),
+                     " tokens, the model's vocab_size is ", s.model->info().vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+EngineOptions EngineOptionsOf(const ServerConfig& config) {
+  EngineOptions options;
+  options.max_batched_tokens = config.max_batched_tokens;
+  options.max_running_requests = config.max_running_requests;
+  options.max_waiting_requests = config.max_waiting_requests;
+  options.enable_prefix_cache = config.prefix_cache;
+  return options;
+}
+
+absl::Status Serve(const ServerConfig& config, absl::Time start, absl::Duration load_time,
+                   Server& s) {
+  const ModelInfo& info = s.model->info();
+  s.metrics = std::make_unique<Metrics>(info.name);
+  s.metrics->SetBuildInfo(kVersion, kCommit, s.backend->device().name);
+  s.metrics->SetModelInfo(info.architecture, info.parameters, info.alpha_min, info.alpha_max,
+                          info.max_context_tokens);
+  s.metrics->SetStartupSeconds("load", load_time);
+  absl::StatusOr<GenerationConfig> generation = LoadGenerationConfig(config.model, info.vocab_size);
+  if (!generation.ok()) return generation.status();
+  s.engine = std::make_unique<Engine>(EngineOptionsOf(config), s.model.get(), s.tokenizer.get(),
+                                      s.metrics.get());
+  Engine* engine = s.engine.get();
+  s.metrics->SetLoadSource([engine] {
+    const EngineLoad load = engine->load();
+    return LoadSnapshot{load.running_requests, load.waiting_requests, load.waiting_prompt_tokens,
+                        load.pages_total,      load.pages_free,       load.last_step};
+  });
+  absl::StatusOr<std::unique_ptr<MetricsServer>> metrics_server =
+      MetricsServer::Start(config.metrics_listen, *s.metrics);
+  if (!metrics_server.ok()) return metrics_server.status();
+  s.metrics_server = *std::move(metrics_server);
+  const int64_t cache_tokens = int64_t{s.model->num_pages()} * kPageTokens;
+  const int32_t context =
+      static_cast<int32_t>(std::min<int64_t>(info.max_context_tokens, cache_tokens));
+  s.admission =
+      std::make_unique<Admission>(&info, s.tokenizer.get(), generation->sampling, context);
+  RpcOptions rpc;
+  rpc.listen = config.listen;
+  rpc.control_listen = config.control_listen;
+  rpc.max_message_bytes = config.max_message_bytes;
+  ServerInfo server_info{kVersion,
+                         kCommit,
+                         MakeInstanceId(),
+                         start,
+                         s.backend->device().name,
+                         CompiledDevices(),
+                         EngineOptionsOf(config)};
+  absl::StatusOr<std::unique_ptr<RpcServer>> started = RpcServer::Start(
+      rpc, {s.engine.get(), s.admission.get(), s.metrics.get()}, std::move(server_info));
+  if (!started.ok()) return started.status();
+  s.rpc = *std::move(started);
+  s.metrics->SetStartupSeconds("total", absl::Now() - start);
+  s.rpc->SetReady(true);
+  return absl::OkStatus();
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "tauserve: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Main(int argc, char** argv) {
+  const absl::Time start = absl::Now();
+  absl::SetProgramUsageMessage(
+      "serves a transformer with entmax attention over gRPC.\n  tauserve --model=DIR [flags]");
+  absl::FlagsUsageConfig usage;
+  usage.version_string = [] { return absl::StrCat("tauserve ", kVersion, " (", kCommit, ")\n"); };
+  usage.contains_help_flags = [](absl::string_view file) {
+    return absl::StrContains(file, "server/config");
+  };
+  absl::SetFlagsUsageConfig(usage);
+  absl::StatusOr<ServerConfig> config = ReadConfig(argc, argv);
+  if (!config.ok()) return Fail(config.status());
+  if (absl::Status s = InitializeLogs(config->log_level); !s.ok()) return Fail(s);
+  std::signal(SIGPIPE, SIG_IGN);
+  StopSignal stop;
+
+  Server server;
+  if (absl::Status s = Load(*config, server); !s.ok()) return Fail(s);
+  if (absl::Status s = Serve(*config, start, absl::Now() - start, server); !s.ok()) return Fail(s);
+  const ModelInfo& info = server.model->info();
+  LogInfo("start", {{"version", kVersion},
+                    {"model", info.name},
+                    {"parameters", info.parameters},
+                    {"device", server.backend->device().name},
+                    {"kv_pages", server.model->num_pages()},
+                    {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
+  nlohmann::ordered_json serving;
+  serving["event"] = "serving";
+  serving["grpc"] = server.rpc->address();
+  serving["control"] = server.rpc->control_address();
+  serving["metrics"] = server.metrics_server->address();
+  std::printf("%s\n", serving.dump().c_str());
+  std::fflush(stdout);
+
+  const int signal = stop.Wait();
+  LogInfo("drain",
+          {{"signal", signal}, {"timeout_seconds", absl::ToDoubleSeconds(config->drain_timeout)}});
+  const int32_t aborted = server.rpc->Drain(config->drain_timeout);
+  server.rpc->Shutdown(absl::Seconds(2));
+  server.engine->Shutdown();
+  LogInfo("stop", {{"aborted_requests", aborted}});
+  return 0;
+}
+
+}  // namespace
+}  // namespace tauserve
+
+int main(int argc, char** argv) { return tauserve::Main(argc, argv); }

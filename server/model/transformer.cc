@@ -1,0 +1,175 @@
+#include "server/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace tauserve {
+namespace {
+
+// The logits of a step can be larger than all other activations together, so they are made in
+// chunks of rows.
+constexpr int64_t kLogitChunkBytes = 64 << 20;
+
+AttentionSpec SpecOfLayer(const ModelConfig& config, int layer) {
+  AttentionSpec spec;
+  spec.num_heads = config.num_heads;
+  spec.num_kv_heads = config.num_kv_heads;
+  spec.head_dim = config.head_dim;
+  spec.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config.head_dim)));
+  spec.sliding_window = config.sliding_window[layer];
+  spec.alpha = config.entmax.alpha[layer];
+  spec.alibi_slope = config.entmax.alibi_slopes;
+  return spec;
+}
+
+}  // namespace
+
+Transformer::Transformer(ModelInfo info, ModelConfig config, ModelWeights weights,
+                         int32_t max_batched_tokens, int32_t num_pages, Backend* backend)
+    : info_(std::move(info)),
+      config_(std::move(config)),
+      weights_(std::move(weights)),
+      max_rows_(max_batched_tokens),
+      num_pages_(num_pages),
+      backend_(backend) {
+  if (config_.rope) rope_ = MakeRopeSpec(*config_.rope);
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    attention_.push_back(SpecOfLayer(config_, layer));
+  }
+  const int64_t queries = int64_t{config_.num_heads} * config_.head_dim;
+  residual_ = Allocate(max_rows_, config_.hidden_size);
+  normed_ = Allocate(max_rows_, config_.hidden_size);
+  attention_input_ = Allocate(max_rows_, weights_.layers[0].attention_input->out_features());
+  if (config_.entmax.scale_kind != QueryScaleSpec::Kind::kNone) {
+    query_scale_ = Allocate(max_rows_, config_.num_heads);
+  }
+  attended_ = Allocate(max_rows_, queries);
+  gathered_residual_ = Allocate(max_rows_, config_.hidden_size);
+  gathered_attended_ = Allocate(max_rows_, queries);
+  gate_up_ = Allocate(max_rows_, 2 * int64_t{config_.intermediate_size});
+  activated_ = Allocate(max_rows_, config_.intermediate_size);
+  const int64_t row_bytes = config_.vocab_size * SizeOf(backend_->activation_type());
+  logit_chunk_ = std::clamp<int64_t>(kLogitChunkBytes / row_bytes, 1, max_rows_);
+  logits_ = Allocate(logit_chunk_, config_.vocab_size);
+}
+
+Transformer::Activation Transformer::Allocate(int64_t rows, int64_t cols) {
+  Activation activation;
+  activation.buffer = backend_->Allocate(rows * cols * SizeOf(backend_->activation_type()));
+  // No padding behind a row: libraries' fast matrix products want dense operands.
+  activation.all = {activation.buffer->data(), rows, cols, cols};
+  return activation;
+}
+
+Matrix Transformer::Rows(const Matrix& m, int64_t begin, int64_t end) const {
+  TAUSERVE_CHECK(begin >= 0 && begin <= end && end <= m.rows, "rows outside a matrix");
+  const size_t offset = begin * m.stride * SizeOf(backend_->activation_type());
+  return {static_cast<char*>(m.data) + offset, end - begin, m.cols, m.stride};
+}
+
+Matrix Transformer::Cols(const Matrix& m, int64_t begin, int64_t end) const {
+  TAUSERVE_CHECK(begin >= 0 && begin <= end && end <= m.cols, "columns outside a matrix");
+  const size_t offset = begin * SizeOf(backend_->activation_type());
+  return {static_cast<char*>(m.data) + offset, m.rows, end - begin, m.stride};
+}
+
+StepOutput Transformer::Run(const StepInput& input) {
+  const int64_t rows = input.tokens.size();
+  TAUSERVE_CHECK(rows > 0 && rows <= max_rows_, "rows of a step outside [1, max_batched_tokens]");
+  for (const int32_t token : input.tokens) {
+    TAUSERVE_CHECK(token >= 0 && token < config_.vocab_size, "token outside the vocabulary");
+  }
+  for (const int32_t row : input.logit_rows) {
+    TAUSERVE_CHECK(row >= 0 && row < rows, "logit row outside the step");
+  }
+  const int64_t logit_rows = input.logit_rows.size();
+  TAUSERVE_CHECK(logit_rows <= max_rows_, "more logit rows than max_batched_tokens");
+
+  backend_->BeginStep(input.slices);
+  Matrix residual = Rows(residual_.all, 0, rows);
+  Matrix attended = Rows(attended_.all, 0, rows);
+  backend_->Embed(*weights_.embedding, input.tokens, residual);
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    RunAttention(layer, residual, attended);
+    if (layer + 1 == config_.num_layers) {
+      // Nothing reads the other rows after the last keys and values are in the cache.
+      if (logit_rows == 0) break;
+      const Matrix all_residual = residual;
+      const Matrix all_attended = attended;
+      residual = Rows(gathered_residual_.all, 0, logit_rows);
+      attended = Rows(gathered_attended_.all, 0, logit_rows);
+      backend_->GatherRows(all_residual, input.logit_rows, residual);
+      backend_->GatherRows(all_attended, input.logit_rows, attended);
+    }
+    backend_->LinearAdd(*weights_.layers[layer].attention_output, attended, residual);
+    RunMlp(weights_.layers[layer], residual);
+  }
+  host_logits_.resize(logit_rows * config_.vocab_size);
+  if (logit_rows > 0) RunOutput(residual);
+  backend_->Synchronize();
+  return {host_logits_, backend_->stats()};
+}
+
+void Transformer::RunAttention(int layer, Matrix residual, Matrix attended) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const int64_t rows = residual.rows;
+  const Matrix normed = Rows(normed_.all, 0, rows);
+  backend_->RmsNorm(residual, *weights.attention_norm, config_.rms_norm_epsilon, normed);
+  const Matrix input = Rows(attention_input_.all, 0, rows);
+  backend_->Linear(*weights.attention_input, normed, input);
+
+  const int64_t keys_begin = int64_t{config_.num_heads} * config_.head_dim;
+  const int64_t values_begin = keys_begin + int64_t{config_.num_kv_heads} * config_.head_dim;
+  const int64_t values_end = 2 * values_begin - keys_begin;
+  const Matrix queries = Cols(input, 0, keys_begin);
+  const Matrix keys = Cols(input, keys_begin, values_begin);
+  const Matrix values = Cols(input, values_begin, values_end);
+  if (config_.query_key_norm) {
+    NormHeads(*weights.query_norm, queries);
+    NormHeads(*weights.key_norm, keys);
+  }
+  if (config_.rope) {
+    backend_->Rope(rope_, config_.head_dim, queries);
+    backend_->Rope(rope_, config_.head_dim, keys);
+  }
+  Matrix query_scale;
+  if (weights.query_scale.kind != QueryScaleSpec::Kind::kNone) {
+    query_scale = Rows(query_scale_.all, 0, rows);
+    backend_->QueryScale(weights.query_scale, Cols(input, values_end, input.cols), query_scale);
+  }
+  backend_->AppendKv(layer, keys, values);
+  backend_->Attention(layer, attention_[layer], queries, query_scale, attended);
+}
+
+void Transformer::NormHeads(const DeviceBuffer& weight, Matrix heads) {
+  for (int64_t begin = 0; begin < heads.cols; begin += config_.head_dim) {
+    const Matrix head = Cols(heads, begin, begin + config_.head_dim);
+    backend_->RmsNorm(head, weight, config_.rms_norm_epsilon, head);
+  }
+}
+
+void Transformer::RunMlp(const LayerWeights& layer, Matrix residual) {
+  const Matrix normed = Rows(normed_.all, 0, residual.rows);
+  const Matrix gate_up = Rows(gate_up_.all, 0, residual.rows);
+  const Matrix activated = Rows(activated_.all, 0, residual.rows);
+  backend_->RmsNorm(residual, *layer.mlp_norm, config_.rms_norm_epsilon, normed);
+  backend_->Linear(*layer.gate_up, normed, gate_up);
+  backend_->GatedActivation(config_.activation, gate_up, activated);
+  backend_->LinearAdd(*layer.down, activated, residual);
+}
+
+void Transformer::RunOutput(Matrix hidden) {
+  const Matrix normed = Rows(normed_.all, 0, hidden.rows);
+  backend_->RmsNorm(hidden, *weights_.final_norm, config_.rms_norm_epsilon, normed);
+  for (int64_t begin = 0; begin < hidden.rows; begin += logit_chunk_) {
+    const int64_t end = std::min(begin + logit_chunk_, hidden.rows);
+    const Matrix chunk = Rows(logits_.all, 0, end - begin);
+    backend_->Linear(*weights_.output, Rows(normed, begin, end), chunk);
+    backend_->Download(chunk, host_logits_.data() + begin * config_.vocab_size);
+  }
+}
+
+}  // namespace tauserve

@@ -1,0 +1,54 @@
+// The two gRPC servers of a process: inference and control, each on its own address, both with reflection and
+// grpc.health.v1. Health of "" says that the process lives; of the inference service's name, that it takes requests.
+#ifndef TAUSERVE_SERVER_RPC_RPC_SERVER_H_
+#define TAUSERVE_SERVER_RPC_RPC_SERVER_H_
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/rpc/control_service.h"
+#include "server/rpc/inference_service.h"
+
+namespace tauserve {
+
+struct RpcOptions {
+  std::string listen;  // HOST:PORT; port 0 picks a free one
+  std::string control_listen;
+  int32_t max_message_bytes = 64 << 20;  // of a request
+};
+
+class RpcServer {
+ public:
+  // Binds and serves, not yet ready. Unavailable, with the address, if one can't be bound. `parts` must outlive it.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcOptions& options,
+                                                          const ServingParts& parts,
+                                                          ServerInfo info);
+  ~RpcServer();  // Shutdown with no time
+
+  const std::string& address() const { return address_; }
+  const std::string& control_address() const { return control_address_; }
+  void SetReady(bool ready);
+  // Not ready from now on; waits for the requests in flight, aborts them after `timeout`. Returns how many.
+  int32_t Drain(absl::Duration timeout);
+  // Ends both servers; calls that are left get `timeout` to be answered.
+  void Shutdown(absl::Duration timeout);
+
+ private:
+  RpcServer(const ServingParts& parts, ServerInfo info);
+
+  Engine* engine_;
+  InferenceServiceImpl inference_;
+  ControlServiceImpl control_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::Server> control_server_;
+  std::string address_;
+  std::string control_address_;
+};
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_RPC_RPC_SERVER_H_
