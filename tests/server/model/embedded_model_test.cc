@@ -1,5 +1,5 @@
-// The model that comes with the project against the logits and greedy tokens of its training code, which
-// models/recall-9m/reference.json holds.
+// The model that comes with the project against the logits and greedy tokens of its training code,
+// which models/recall-9m/reference.json holds.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ struct Compared {
   int different_tokens = 0;       // greedy tokens from the first one that differs, over all prompts
 };
 
-Compared Compare(DataType compute_type, DataType kv_type, int chunk) {
+std::unique_ptr<Backend> MakeBackend(DataType compute_type, DataType kv_type) {
   BackendOptions options;
   options.device = "cpu";
   options.threads = 2;
@@ -33,9 +33,14 @@ Compared Compare(DataType compute_type, DataType kv_type, int chunk) {
   options.kv_type = kv_type;
   absl::StatusOr<std::unique_ptr<Backend>> backend = CreateBackend(options);
   EXPECT_TRUE(backend.ok()) << backend.status();
+  return *std::move(backend);
+}
+
+Compared Compare(DataType compute_type, DataType kv_type, int chunk) {
+  const std::unique_ptr<Backend> backend = MakeBackend(compute_type, kv_type);
   ModelOptions model_options;
   model_options.kv_cache_bytes = 64 << 20;
-  const auto model = LoadModel(kFolder, backend->get(), model_options);
+  const auto model = LoadModel(kFolder, backend.get(), model_options);
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->info().parameters, 9440320);
   EXPECT_EQ((*model)->info().name, "recall-9m");
@@ -70,6 +75,20 @@ TEST(EmbeddedModelTest, Float32EqualsTheReference) {
     const Compared result = Compare(DataType::kFloat32, DataType::kFloat32, chunk);
     EXPECT_LT(result.largest_difference, 1e-3);
     EXPECT_EQ(result.different_tokens, 0);
+  }
+}
+
+// Rounding keys, values and operands to 8 bits of mantissa moves logits by up to 0.05, and with
+// them a near tie between two tokens here and there.
+TEST(EmbeddedModelTest, BFloat16StaysClose) {
+  std::vector<DataType> compute_types = {DataType::kFloat32};
+  if (MakeBackend(DataType::kFloat32, DataType::kFloat32)->device().native_bf16) {
+    compute_types.push_back(DataType::kBFloat16);
+  }
+  for (const DataType compute_type : compute_types) {
+    const Compared result = Compare(compute_type, DataType::kBFloat16, 2048);
+    EXPECT_LT(result.largest_difference, 0.1);
+    EXPECT_LT(result.different_tokens, 192 / 3);
   }
 }
 

@@ -1,7 +1,8 @@
-"""Writes testdata/transformers_logits.json: logits of PyPI's transformers for the softmax models of random_models.py.
+"""Writes testdata/transformers_logits.json: what transformers gives for random_models.SOFTMAX.
 
-Needs the packages torch and transformers, which the tests themselves do without: run it in an environment of its own,
-when a softmax model is added there. The model weights are not stored: they come from the seed.
+Needs the packages torch and transformers, which the tests themselves do without: run it in an
+environment of its own, when a softmax model is added there. The model weights are not stored: they
+come from the seed.
 """
 import json
 import os

@@ -1,4 +1,5 @@
-// A model folder for tests: a tiny Llama of two layers that loads as it is, to be changed and then written.
+// A model folder for tests: a tiny Llama of two layers that loads as it is, to be changed and then
+// written.
 #ifndef TAUSERVE_TESTS_SERVER_MODEL_MODEL_FOLDER_H_
 #define TAUSERVE_TESTS_SERVER_MODEL_MODEL_FOLDER_H_
 

@@ -1,11 +1,13 @@
-// Runs a plan of steps on a model and writes what comes out, for the Python tests that compare it with NumPy.
+// Runs a plan of steps on a model and writes what comes out, for the Python tests that compare it
+// with NumPy.
 //
 // model_logits BACKEND MODEL_DIR PLAN OUT
 //   BACKEND  plain, cpu-float32 or cpu-bfloat16 (weights and KV cache in that type)
 //   PLAN     JSON {"seed", "pages", "max_batched_tokens",
-//                  "steps": [{"pieces": [[sequence, [token, ...]], ...], "logit_rows": [row, ...]}, ...],
+//                  "steps": [{"pieces": [[sequence, [token, ...]], ...],
+//                             "logit_rows": [row, ...]}, ...],
 //                  "greedy": [{"prompt": [token, ...], "count", "chunk"}, ...]}
-//   OUT      float32 logits of all logit rows in order; greedy tokens go to stdout as JSON lists, one a line
+//   OUT      float32 logits of all logit rows in order; greedy tokens go to stdout, one list a line
 #include <cstdio>
 #include <fstream>
 #include <iostream>

@@ -1,7 +1,8 @@
-"""A model folder's logits in plain NumPy: the independent implementation that Tauserve's transformer is compared with.
+"""A model folder's logits in plain NumPy: what Tauserve's transformer is compared with.
 
-It shares nothing with the C++ code but the file formats. Every architecture, rotary kind and entmax key that the server
-reads is here; entmax by sorting (alpha 1.5 and 2) or bisection (any other), in float64 unless asked otherwise.
+It shares nothing with the C++ code but the file formats. Every architecture, rotary kind and entmax
+key that the server reads is here; entmax by sorting (alpha 1.5 and 2) or bisection (any other), in
+float64 unless asked otherwise.
 
 Usage: numpy_forward.py MODEL_DIR TOKEN...     prints the five likeliest next tokens
 """
@@ -48,7 +49,7 @@ def softmax(a):
 
 
 def entmax_sorted(a, alpha):
-    """Exact alpha-entmax for alpha 1.5 and 2 over the last axis (Peters et al. 2019, algorithm 2)."""
+    """Exact entmax for alpha 1.5 and 2 over the last axis (Peters et al. 2019, algorithm 2)."""
     s = (alpha - 1) * (a - a.max(-1, keepdims=True))
     z = np.where(np.isfinite(s), s, -1e6)
     z = -np.sort(-z, -1)
@@ -240,7 +241,7 @@ class Model:
         return self.linear(gate * self.linear(h, prefix + 'up_proj'), prefix + 'down_proj')
 
     def __call__(self, ids, last_only=False):
-        """Logits of the tokens `ids`, which follow those given before: [len(ids) or 1, vocab_size]."""
+        """Logits of `ids`, which follow the tokens given before: [len(ids) or 1, vocab_size]."""
         x = self.w['model.embed_tokens.weight'][np.asarray(ids)]
         for layer in range(self.config['num_hidden_layers']):
             prefix = f'model.layers.{layer}.'

@@ -1,5 +1,6 @@
-// A Backend as plain as its contract: scalar loops, sums in double precision, nothing fast. Tests of the transformer run
-// on it where they must not depend on kernels/cpu, and an odd result of either can be checked against the other.
+// A Backend as plain as its contract: scalar loops, sums in double precision, nothing fast. Tests
+// of the transformer run on it where they must not depend on kernels/cpu, and an odd result of
+// either can be checked against the other.
 #ifndef TAUSERVE_TESTS_SERVER_MODEL_PLAIN_BACKEND_H_
 #define TAUSERVE_TESTS_SERVER_MODEL_PLAIN_BACKEND_H_
 

@@ -1,12 +1,13 @@
 """Model folders with random weights, tiny, one for each architecture and key that the server reads.
 
-The weights come from the raw bits of PCG64, whose stream NumPy guarantees: the same seed gives the same model
-everywhere, so that stored expectations need no stored weights.
+The weights come from the raw bits of PCG64, whose stream NumPy guarantees: the same seed gives the
+same model everywhere, so that stored expectations need no stored weights.
 
 Usage: random_models.py FOLDER [SEED]      writes all of them under FOLDER
 """
 import json
 import os
+import shutil
 import struct
 import sys
 
@@ -21,13 +22,13 @@ LLAMA3 = dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_fac
               original_max_position_embeddings=64)
 YARN = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=128)
 
-# name: (architecture, keys over BASE, storage). Softmax ones are those of Hugging Face's own models.
+# name: (architecture, keys over BASE, storage). SOFTMAX has keys that Hugging Face knows too.
 SOFTMAX = {
     'llama': ('Llama', {}, 'F32'),
     'llama-gqa4-dim64-tied': ('Llama', dict(head_dim=64, num_key_value_heads=1,
                                             tie_word_embeddings=True), 'F32'),
-    'llama-mha-bias': ('Llama', dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True),
-                       'F32'),
+    'llama-mha-bias': ('Llama', dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True,
+                                     rms_norm_eps=0.1), 'F32'),
     'llama-gelu-no-head-dim': ('Llama', dict(head_dim=None, hidden_size=128,
                                              hidden_act='gelu_pytorch_tanh'), 'F32'),
     'llama-linear': ('Llama', dict(rope_scaling=dict(type='linear', factor=4.0)), 'F32'),
@@ -177,7 +178,8 @@ def write_safetensors(path, tensors, dtype):
 
 def write_model(folder, config, tensors, storage):
     """`storage`: F32, F16, BF16, shards (float32) or bf16-shards."""
-    os.makedirs(folder, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # files of another storage would be found first
+    os.makedirs(folder)
     with open(os.path.join(folder, 'config.json'), 'w') as f:
         json.dump(config, f, indent=1)
     if 'shards' not in storage:

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cstring>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -148,6 +150,39 @@ TEST(SafetensorsTest, RefusesOverlapsAndHoles) {
   EXPECT_THAT(Message(OpenHeader(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
                                  R"("b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})")),
               AllOf(HasSubstr("tensor b"), HasSubstr("byte 8"), HasSubstr("byte 4")));
+}
+
+TEST(SafetensorsTest, DamageNeverLeadsOutOfTheFile) {
+  const std::string header = R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+                             R"("b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}})";
+  const std::string whole = SafetensorsBytes(header, std::string(32, 'x'));
+  std::mt19937 random(3);
+  TemporaryFolder folder;
+  int opened = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string bytes = whole;
+    for (int i = 0; i < 1 + round % 3; ++i) {
+      const size_t at = random() % (8 + header.size());
+      // Digits for digits keep the JSON whole and change the numbers.
+      bytes[at] = std::isdigit(bytes[at]) ? '0' + random() % 10 : bytes[at] ^ (1 << random() % 8);
+    }
+    folder.Write("x.safetensors", bytes);
+    const absl::StatusOr<SafetensorsFile> file =
+        SafetensorsFile::Open(folder.File("x.safetensors"));
+    if (!file.ok()) continue;
+    ++opened;
+    int64_t sum = 0;
+    for (const std::string& name : file->Names()) {
+      const absl::StatusOr<HostTensor> tensor = file->Find(name);
+      if (!tensor.ok()) continue;
+      const char* data = static_cast<const char*>(tensor->data);
+      const int64_t size = tensor->size() * static_cast<int64_t>(SizeOf(tensor->type));
+      for (int64_t i = 0; i < size; ++i) sum += data[i];
+    }
+    EXPECT_LE(sum, 32 * 'x');
+    EXPECT_EQ(sum % 'x', 0);
+  }
+  EXPECT_GT(opened, 10);  // names can be damaged, and shapes with the same product
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Runs sequences through a LanguageModel as the engine would: gives each sequence pages, in shuffled order so that
-// nothing can rely on neighbouring pages, and builds the steps' inputs.
+// Runs sequences through a LanguageModel as the engine would: gives each sequence pages, in
+// shuffled order so that nothing can rely on neighbouring pages, and builds the steps' inputs.
 #ifndef TAUSERVE_TESTS_SERVER_MODEL_SEQUENCE_RUNNER_H_
 #define TAUSERVE_TESTS_SERVER_MODEL_SEQUENCE_RUNNER_H_
 
@@ -20,11 +20,12 @@ class SequenceRunner {
 
   SequenceRunner(LanguageModel* model, uint64_t seed);
 
-  // One step with the pieces' tokens behind what their sequences had. Logits [logit_rows, vocab_size]; valid until the
-  // next step.
+  // One step with the pieces' tokens behind what their sequences had. Logits [logit_rows,
+  // vocab_size]; valid until the next step.
   StepOutput Step(const std::vector<Piece>& pieces, const std::vector<int32_t>& logit_rows);
-  // A new sequence of `prompt` in steps of at most `chunk` tokens, then `count` greedy tokens. `first_logits`, if not
-  // null, gets the logits behind the prompt. Its pages are free again afterwards.
+  // A new sequence of `prompt` in steps of at most `chunk` tokens, then `count` greedy tokens.
+  // `first_logits`, if not null, gets the logits behind the prompt. Its pages are free again
+  // afterwards.
   std::vector<int32_t> Greedy(const std::vector<int32_t>& prompt, int count, int chunk,
                               std::vector<float>* first_logits);
   void Release(int sequence);
