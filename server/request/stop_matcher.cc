@@ -20,18 +20,20 @@ std::string StopMatcher::Append(const std::string& piece, bool armed) {
   if (matched_) return "";
   held_ += piece;
   if (!armed) return std::exchange(held_, "");
-  // The earliest match wins; of those that begin together, the longest.
-  size_t first = std::string::npos;
+  // The stop string that is complete first wins, however the text was cut; of those that end together, the longest.
+  size_t first_end = std::string::npos;
   for (const std::string& stop : stops_) {
     const size_t at = held_.find(stop);
-    if (at < first || (at == first && at != std::string::npos && stop.size() > match_.size())) {
-      first = at;
+    if (at == std::string::npos) continue;
+    const size_t end = at + stop.size();
+    if (end < first_end || (end == first_end && stop.size() > match_.size())) {
+      first_end = end;
       match_ = stop;
     }
   }
-  if (first != std::string::npos) {
+  if (first_end != std::string::npos) {
     matched_ = true;
-    held_.resize(first + (include_stop_ ? match_.size() : 0));
+    held_.resize(first_end - (include_stop_ ? 0 : match_.size()));
     return std::exchange(held_, "");
   }
   size_t keep = 0;

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The test command: set-up, release build with warnings as errors, formatting, all tests; then the unit and end-to-end
+# tests under the address, undefined and thread sanitizers.   tests/run.sh [release|asan|tsan ...]: only these parts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+parts=("$@")
+if ((${#parts[@]} == 0)); then parts=(asan tsan release); fi
+
+./deploy/setup.sh
+
+check_format() {
+  echo "== formatting"
+  git ls-files -z -- '*.h' '*.cc' | xargs -0 clang-format --dry-run -Werror
+}
+
+build() {
+  echo "== build $1"
+  cmake --preset "$1" >/dev/null
+  cmake --build --preset "$1" | grep -vE '^\[[0-9]+/[0-9]+\] (Building|Linking|Generating)' || true
+  # grep hides the build's exit code: a second, silent call has nothing left to do, or fails.
+  cmake --build --preset "$1" >/dev/null
+}
+
+for part in "${parts[@]}"; do
+  case "$part" in
+    release)
+      check_format
+      build release
+      echo "== test release"
+      ctest --preset release
+      ;;
+    asan)
+      build asan
+      echo "== test asan"
+      ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
+        ctest --preset asan --label-exclude long
+      ;;
+    tsan)
+      build tsan
+      echo "== test tsan"
+      TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=0 exitcode=66" \
+        ctest --preset tsan --label-exclude 'long|single_threaded'
+      ;;
+    *)
+      echo "usage: tests/run.sh [release|asan|tsan ...]" >&2
+      exit 2
+      ;;
+  esac
+done

@@ -1,0 +1,279 @@
+// Each sampling parameter against a plain statement of it, in double precision, written apart from the sampler.
+#include "server/sampling/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <random>
+#include <set>
+#include <vector>
+
+namespace tauserve {
+namespace {
+
+constexpr double kNever = -std::numeric_limits<double>::infinity();
+
+std::vector<float> RandomLogits(std::mt19937& random, int n, float sigma = 2) {
+  std::normal_distribution<float> normal(0, sigma);
+  std::vector<float> logits(n);
+  for (float& x : logits) x = normal(random);
+  return logits;
+}
+
+// The distribution that the parameters describe, by sorting.
+std::vector<double> Distribution(const SamplingParams& p, const SampleInput& in) {
+  const int n = static_cast<int>(in.logits.size());
+  std::vector<double> l(in.logits.begin(), in.logits.end());
+  for (const auto& [t, bias] : p.logit_bias) l[t] += bias;
+  if (!p.allowed_token_ids.empty()) {
+    const std::set<int32_t> allowed(p.allowed_token_ids.begin(), p.allowed_token_ids.end());
+    for (int t = 0; t < n; t++) {
+      if (!allowed.contains(t)) l[t] = kNever;
+    }
+  }
+  std::set<int32_t> seen(in.prompt.begin(), in.prompt.end());
+  seen.insert(in.output.begin(), in.output.end());
+  for (int32_t t : seen) l[t] = l[t] > 0 ? l[t] / p.repetition_penalty : l[t] * p.repetition_penalty;
+  std::map<int32_t, int> counts;
+  for (int32_t t : in.output) counts[t]++;
+  for (const auto& [t, c] : counts) l[t] -= p.presence_penalty + c * p.frequency_penalty;
+  for (int32_t t : in.forbidden) l[t] = kNever;
+  for (double& x : l) x /= p.temperature;
+
+  std::vector<int> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return l[a] > l[b]; });
+  if (p.top_k > 0) {
+    for (int i = p.top_k; i < n; i++) l[order[i]] = kNever;
+  }
+  std::vector<double> q(n);
+  auto normalize = [&] {
+    const double max = *std::max_element(l.begin(), l.end());
+    double sum = 0;
+    for (int t = 0; t < n; t++) sum += q[t] = std::exp(l[t] - max);
+    for (double& x : q) x /= sum;
+  };
+  normalize();
+  if (p.typical_p < 1) {
+    double entropy = 0;
+    for (double x : q) entropy -= x > 0 ? x * std::log(x) : 0;
+    std::vector<int> near = order;
+    auto distance = [&](int t) {
+      return q[t] > 0 ? std::fabs(-std::log(q[t]) - entropy) : std::numeric_limits<double>::infinity();
+    };
+    std::stable_sort(near.begin(), near.end(),
+                     [&](int a, int b) { return distance(a) < distance(b); });
+    double mass = 0;
+    for (int t : near) {
+      if (mass >= p.typical_p) l[t] = kNever;
+      mass += q[t];
+    }
+    normalize();
+  }
+  double mass = 0;
+  for (int t : order) {
+    if (mass >= p.top_p) l[t] = kNever;
+    mass += q[t];
+  }
+  normalize();
+  const double top = *std::max_element(q.begin(), q.end());
+  for (int t = 0; t < n; t++) {
+    if (q[t] < p.min_p * top) l[t] = kNever;
+  }
+  normalize();
+  return q;
+}
+
+// Draws many tokens and compares their counts with the stated distribution (chi-square, and no token outside it).
+void CheckDistribution(const SamplingParams& params, SampleInput input, const char* what) {
+  SCOPED_TRACE(what);
+  const int n = static_cast<int>(input.logits.size());
+  const std::vector<double> q = Distribution(params, input);
+  Sampler sampler(n);
+  const int draws = 20000;
+  std::vector<int> counts(n, 0);
+  SamplingParams p = params;
+  for (int i = 0; i < draws; i++) {
+    p.seed = i;
+    const auto token = sampler.Sample(p, input);
+    ASSERT_TRUE(token.ok()) << token.status();
+    counts[*token]++;
+  }
+  double chi = 0;
+  int cells = 0;
+  for (int t = 0; t < n; t++) {
+    const double expected = q[t] * draws;
+    if (q[t] == 0) {
+      ASSERT_EQ(counts[t], 0) << "token " << t;
+    } else if (expected >= 5) {
+      chi += (counts[t] - expected) * (counts[t] - expected) / expected;
+      cells++;
+    }
+  }
+  // Mean cells, deviation sqrt(2 cells): six deviations.
+  EXPECT_LT(chi, cells + 6 * std::sqrt(2.0 * cells)) << cells << " cells";
+}
+
+TEST(SamplerTest, EveryParameterMeansWhatItSays) {
+  std::mt19937 random(5);
+  const std::vector<float> logits = RandomLogits(random, 40);
+  const std::vector<int32_t> prompt = {3, 3, 7, 11}, output = {7, 20, 20, 21, 20};
+  SampleInput in;
+  in.logits = logits;
+  in.prompt = prompt;
+  in.output = output;
+  const SamplingParams plain;
+  auto with = [&](auto change) {
+    SamplingParams p = plain;
+    change(p);
+    return p;
+  };
+  CheckDistribution(plain, in, "plain");
+  CheckDistribution(with([](auto& p) { p.temperature = 0.5f; }), in, "cold");
+  CheckDistribution(with([](auto& p) { p.temperature = 3; }), in, "hot");
+  CheckDistribution(with([](auto& p) { p.top_k = 5; }), in, "top_k");
+  CheckDistribution(with([](auto& p) { p.top_p = 0.7f; }), in, "top_p");
+  CheckDistribution(with([](auto& p) { p.min_p = 0.2f; }), in, "min_p");
+  CheckDistribution(with([](auto& p) { p.typical_p = 0.6f; }), in, "typical_p");
+  CheckDistribution(with([](auto& p) { p.repetition_penalty = 1.8f; }), in, "repetition");
+  CheckDistribution(with([](auto& p) { p.presence_penalty = 1.5f; }), in, "presence");
+  CheckDistribution(with([](auto& p) { p.frequency_penalty = 0.7f; }), in, "frequency");
+  CheckDistribution(with([](auto& p) { p.logit_bias = {{1, 5.0f}, {2, -100.0f}}; }), in, "bias");
+  CheckDistribution(with([](auto& p) { p.allowed_token_ids = {1, 2, 30}; }), in, "allowed");
+  CheckDistribution(with([](auto& p) {
+                      p.temperature = 1.3f;
+                      p.top_k = 20;
+                      p.typical_p = 0.95f;
+                      p.top_p = 0.9f;
+                      p.min_p = 0.05f;
+                      p.repetition_penalty = 1.2f;
+                      p.presence_penalty = 0.3f;
+                      p.frequency_penalty = 0.2f;
+                    }),
+                    in, "all together");
+}
+
+TEST(SamplerTest, GreedyTakesTheLargestAndTiesGoToTheLowestId) {
+  Sampler sampler(5);
+  SamplingParams p;
+  p.temperature = 0;
+  const std::vector<float> logits = {1, 3, 2, 3, 0};
+  SampleInput in;
+  in.logits = logits;
+  EXPECT_EQ(*sampler.Sample(p, in), 1);
+  const std::vector<int32_t> forbidden = {1, 3};
+  in.forbidden = forbidden;
+  EXPECT_EQ(*sampler.Sample(p, in), 2);
+}
+
+TEST(SamplerTest, TopKOneIsGreedy) {
+  std::mt19937 random(6);
+  Sampler sampler(100);
+  for (int i = 0; i < 100; i++) {
+    const std::vector<float> logits = RandomLogits(random, 100);
+    SampleInput in;
+    in.logits = logits;
+    SamplingParams greedy, one;
+    greedy.temperature = 0;
+    one.top_k = 1;
+    one.seed = i;
+    EXPECT_EQ(*sampler.Sample(greedy, in), *sampler.Sample(one, in));
+  }
+}
+
+TEST(SamplerTest, SameSeedAndPositionSameToken) {
+  std::mt19937 random(7);
+  const std::vector<float> logits = RandomLogits(random, 1000, 1);
+  Sampler a(1000), b(1000);
+  SampleInput in;
+  in.logits = logits;
+  SamplingParams p;
+  p.seed = 42;
+  std::set<int32_t> tokens;
+  std::vector<int32_t> output;
+  for (int i = 0; i < 50; i++) {
+    in.output = output;
+    const int32_t token = *a.Sample(p, in);
+    EXPECT_EQ(token, *b.Sample(p, in));
+    tokens.insert(token);
+    output.push_back(0);
+  }
+  EXPECT_GT(tokens.size(), 30u);  // positions differ
+}
+
+TEST(SamplerTest, UnusableLogitsAreAnError) {
+  Sampler sampler(3);
+  SampleInput in;
+  for (float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    const std::vector<float> logits = {0, bad, 1};
+    in.logits = logits;
+    for (float temperature : {0.0f, 1.0f}) {
+      SamplingParams p;
+      p.temperature = temperature;
+      EXPECT_EQ(sampler.Sample(p, in).status().code(), absl::StatusCode::kInternal);
+    }
+  }
+  const std::vector<float> none(3, -std::numeric_limits<float>::infinity());
+  in.logits = none;
+  EXPECT_FALSE(sampler.Sample(SamplingParams(), in).ok());
+}
+
+TEST(SamplerTest, ExtremesStayFinite) {
+  Sampler sampler(4);
+  const std::vector<float> logits = {1e30f, -1e30f, 0, 1e30f};
+  SampleInput in;
+  in.logits = logits;
+  SamplingParams p;
+  for (float temperature : {1e-3f, 1.0f, 100.0f}) {
+    p.temperature = temperature;
+    const auto token = sampler.Sample(p, in);
+    ASSERT_TRUE(token.ok());
+    EXPECT_TRUE(*token == 0 || *token == 3);
+  }
+}
+
+TEST(LogprobTest, EqualsTheLogSoftmax) {
+  std::mt19937 random(8);
+  const std::vector<float> logits = RandomLogits(random, 300, 4);
+  double sum = 0;
+  for (float x : logits) sum += std::exp(static_cast<double>(x));
+  std::vector<int32_t> order(300);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
+  for (int rank : {1, 2, 17, 300}) {
+    const int32_t token = order[rank - 1];
+    const TokenLogprob l = LogprobOf(logits, token, 5);
+    EXPECT_EQ(l.token, token);
+    EXPECT_EQ(l.rank, rank);
+    EXPECT_NEAR(l.logprob, logits[token] - std::log(sum), 1e-5);
+    ASSERT_EQ(l.top.size(), 5u);
+    for (int i = 0; i < 5; i++) {
+      EXPECT_EQ(l.top[i].first, order[i]);
+      EXPECT_NEAR(l.top[i].second, logits[order[i]] - std::log(sum), 1e-5);
+    }
+  }
+  EXPECT_TRUE(LogprobOf(logits, 0, 0).top.empty());
+}
+
+TEST(UniformTest, IsUniformAndDependsOnBothArguments) {
+  std::vector<int> bins(20, 0);
+  for (uint64_t seed = 0; seed < 100; seed++) {
+    for (uint64_t position = 0; position < 200; position++) {
+      const double u = UniformAt(seed, position);
+      ASSERT_GE(u, 0);
+      ASSERT_LT(u, 1);
+      bins[static_cast<int>(u * 20)]++;
+    }
+  }
+  double chi = 0;
+  for (int b : bins) chi += (b - 1000.0) * (b - 1000.0) / 1000;
+  EXPECT_LT(chi, 19 + 6 * std::sqrt(38.0));
+  EXPECT_NE(UniformAt(1, 2), UniformAt(2, 1));
+}
+
+}  // namespace
+}  // namespace tauserve
