@@ -97,6 +97,7 @@ void Engine::Loop::RunStep() {
   if (step.entries.empty()) return;
   const absl::Time start = absl::Now();
   for (Sequence* s : step.admitted) Started(*by_sequence_.at(s), start);
+  PublishLoad();
   const StepOutput output = model_->Run(step_inputs_.Build(step.entries));
   const absl::Time now = absl::Now();
   last_step_ = now;

@@ -37,7 +37,8 @@ std::vector<double> Distribution(const SamplingParams& p, const SampleInput& in)
   }
   std::set<int32_t> seen(in.prompt.begin(), in.prompt.end());
   seen.insert(in.output.begin(), in.output.end());
-  for (int32_t t : seen) l[t] = l[t] > 0 ? l[t] / p.repetition_penalty : l[t] * p.repetition_penalty;
+  for (int32_t t : seen)
+    l[t] = l[t] > 0 ? l[t] / p.repetition_penalty : l[t] * p.repetition_penalty;
   std::map<int32_t, int> counts;
   for (int32_t t : in.output) counts[t]++;
   for (const auto& [t, c] : counts) l[t] -= p.presence_penalty + c * p.frequency_penalty;
@@ -63,7 +64,8 @@ std::vector<double> Distribution(const SamplingParams& p, const SampleInput& in)
     for (double x : q) entropy -= x > 0 ? x * std::log(x) : 0;
     std::vector<int> near = order;
     auto distance = [&](int t) {
-      return q[t] > 0 ? std::fabs(-std::log(q[t]) - entropy) : std::numeric_limits<double>::infinity();
+      return q[t] > 0 ? std::fabs(-std::log(q[t]) - entropy)
+                      : std::numeric_limits<double>::infinity();
     };
     std::stable_sort(near.begin(), near.end(),
                      [&](int a, int b) { return distance(a) < distance(b); });

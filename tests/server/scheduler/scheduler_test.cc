@@ -51,7 +51,8 @@ TEST(SchedulerTest, DecodeRowsComeFirstAndPromptsShareTheRest) {
   auto a = MakeSequence(10, 10), b = MakeSequence(200, 10);
   scheduler.Add(a.get());
   scheduler.Add(b.get());
-  AppendTokens((scheduler.Schedule(), scheduler.Commit(), std::vector<Scheduler::Entry>{{a.get(), 0}}));
+  AppendTokens(
+      (scheduler.Schedule(), scheduler.Commit(), std::vector<Scheduler::Entry>{{a.get(), 0}}));
   const auto& step = scheduler.Schedule();
   ASSERT_EQ(step.entries.size(), 2u);
   EXPECT_EQ(step.entries[0].sequence, a.get());

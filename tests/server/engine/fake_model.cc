@@ -1,0 +1,168 @@
+#include "tests/server/engine/fake_model.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/check.h"
+
+namespace tauserve {
+
+int32_t FakeNext(int32_t last, int32_t position) {
+  return 1 + static_cast<int32_t>((uint32_t(last) * 7919u + uint32_t(position) * 104729u) %
+                                  (kFakeVocab - 1));
+}
+
+FakeModel::FakeModel(int32_t num_pages, int32_t max_context_tokens)
+    : num_pages_(num_pages), cache_(size_t(num_pages) * kPageTokens, -1) {
+  info_.name = "fake";
+  info_.vocab_size = kFakeVocab;
+  info_.max_context_tokens = max_context_tokens;
+  info_.eos_token_ids = {kFakeEos};
+}
+
+StepOutput FakeModel::Run(const StepInput& input) {
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (hold_) {
+      held_ = true;
+      changed_.notify_all();
+      changed_.wait(lock);
+    }
+    held_ = false;
+  }
+  stats_.assign(input.slices.size(), AttentionStats());
+  logits_.assign(input.logit_rows.size() * kFakeVocab, 0.0f);
+  size_t logit = 0;
+  for (size_t s = 0; s < input.slices.size(); s++) {
+    const SequenceSlice& slice = input.slices[s];
+    auto slot = [&](int position) -> int32_t& {
+      return cache_[slice.pages[position / kPageTokens] * kPageTokens + position % kPageTokens];
+    };
+    for (int t = 0; t < slice.num_tokens; t++) {
+      slot(slice.context_tokens + t) = input.tokens[slice.first_row + t];
+    }
+    stats_[s].keys_considered = stats_[s].support = slice.num_tokens;
+    const int last_row = slice.first_row + slice.num_tokens - 1;
+    if (logit >= input.logit_rows.size() || input.logit_rows[logit] != last_row) continue;
+    // The next token follows from what the cache holds: a page that another request overwrote would show.
+    const int position = slice.context_tokens + slice.num_tokens - 1;
+    uint32_t sum = 0;
+    for (int p = 0; p <= position; p++) sum = sum * 31 + static_cast<uint32_t>(slot(p));
+    absl::Span<float> row = absl::MakeSpan(logits_).subspan(logit++ * kFakeVocab, kFakeVocab);
+    row[FakeNext(static_cast<int32_t>(sum & 0xffff), position)] = 10;
+    if (on_logits) on_logits(slot(position), position, row);
+  }
+  TAUSERVE_CHECK(logit == input.logit_rows.size(), "logits of a row that ends no slice");
+  return {logits_, stats_};
+}
+
+void FakeModel::Hold() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  hold_ = true;
+}
+void FakeModel::WaitUntilHeld() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this] { return held_; });
+}
+void FakeModel::Release() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  hold_ = false;
+  changed_.notify_all();
+}
+
+absl::StatusOr<std::vector<int32_t>> FakeTokenizer::Encode(absl::string_view text, bool) const {
+  std::vector<int32_t> ids;
+  for (char c : text) ids.push_back(static_cast<uint8_t>(c));
+  return ids;
+}
+absl::StatusOr<std::string> FakeTokenizer::Decode(absl::Span<const int32_t> ids, bool) const {
+  std::string text;
+  for (int32_t id : ids) text += TokenBytes(id, false);
+  return text;
+}
+std::string FakeTokenizer::TokenBytes(int32_t id, bool) const {
+  return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : "";
+}
+
+void RecordingSink::OnStarted(int32_t, int32_t cached_tokens) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  TAUSERVE_CHECK(!started_ && ends_ == 0, "started twice, or after the end");
+  started_ = true;
+  cached_ = cached_tokens;
+}
+void RecordingSink::OnPrefillProgress(int32_t processed_tokens, int32_t) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  TAUSERVE_CHECK(started_ && ends_ == 0 && all_.tokens.empty(), "progress out of order");
+  progress_.push_back(processed_tokens);
+}
+void RecordingSink::OnDelta(Delta delta) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  TAUSERVE_CHECK(started_ && ends_ == 0, "a delta out of order");
+  all_.text += delta.text;
+  all_.tokens.insert(all_.tokens.end(), delta.tokens.begin(), delta.tokens.end());
+  changed_.notify_all();
+}
+void RecordingSink::OnEnd(const Completion& completion) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  TAUSERVE_CHECK(ends_ == 0, "ended twice");
+  TAUSERVE_CHECK(completion.status.ok() == completion.reason.has_value(), "status and reason");
+  ends_++;
+  completion_ = completion;
+  changed_.notify_all();
+}
+
+Completion RecordingSink::Wait() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this] { return ends_ > 0; });
+  return completion_;
+}
+void RecordingSink::WaitForTokens(size_t n) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] { return all_.tokens.size() >= n || ends_ > 0; });
+}
+std::vector<int32_t> RecordingSink::tokens() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return all_.tokens;
+}
+std::string RecordingSink::text() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return all_.text;
+}
+int32_t RecordingSink::cached_tokens() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return cached_;
+}
+std::vector<int32_t> RecordingSink::progress() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return progress_;
+}
+int RecordingSink::ends() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return ends_;
+}
+
+FakeRequest MakeFakeRequest(const std::string& id, int prompt, int max_new_tokens,
+                            int32_t first_token) {
+  FakeRequest f{std::make_shared<Request>(), std::make_shared<RecordingSink>()};
+  f.request->id = id;
+  for (int i = 0; i < prompt; i++) f.request->prompt.push_back((first_token + i) % kFakeVocab);
+  f.request->sampling.temperature = 0;
+  f.request->stopping.max_new_tokens = max_new_tokens;
+  f.request->arrival = absl::Now();
+  f.request->sink = f.sink;
+  return f;
+}
+
+std::vector<int32_t> ExpectedTokens(const Request& request) {
+  std::vector<int32_t> tokens = request.prompt, output;
+  uint32_t sum = 0;
+  for (int32_t t : tokens) sum = sum * 31 + static_cast<uint32_t>(t);
+  while (static_cast<int32_t>(output.size()) < request.stopping.max_new_tokens) {
+    const int position = static_cast<int>(request.prompt.size() + output.size()) - 1;
+    output.push_back(FakeNext(static_cast<int32_t>(sum & 0xffff), position));
+    sum = sum * 31 + static_cast<uint32_t>(output.back());
+  }
+  return output;
+}
+
+}  // namespace tauserve
