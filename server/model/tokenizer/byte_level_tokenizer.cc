@@ -262,9 +262,7 @@ absl::StatusOr<std::string> ByteLevelTokenizer::Decode(absl::Span<const int32_t>
     if (!skip_special_tokens || !IsSpecial(id)) bytes += TokenBytes(id, false);
   }
   std::string text;
-  if (!DecodeUtf8(bytes, text).empty()) {
-    text.append(kReplacementCharacter.data(), kReplacementCharacter.size());
-  }
+  AppendReplacement(DecodeUtf8(bytes, false, text), false, text);
   return text;
 }
 

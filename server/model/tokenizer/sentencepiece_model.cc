@@ -56,7 +56,11 @@ absl::StatusOr<std::unique_ptr<SentencePieceModel>> SentencePieceModel::Load(
 }
 
 SentencePieceModel::SentencePieceModel(const TauserveSentencePieceApi* api, void* model)
-    : api_(api), model_(model), bos_id_(api->bos_id(model)), eos_id_(api->eos_id(model)) {
+    : api_(api),
+      model_(model),
+      bos_id_(api->bos_id(model)),
+      eos_id_(api->eos_id(model)),
+      leading_spaces_(api->leading_spaces(model)) {
   const int32_t size = api->size(model);
   for (int32_t id = 0; id < size; id++) {
     size_t length = 0;

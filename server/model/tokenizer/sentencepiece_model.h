@@ -28,6 +28,8 @@ class SentencePieceModel {
   int32_t size() const { return static_cast<int32_t>(pieces_.size()); }
   int32_t bos_id() const { return bos_id_; }  // -1: none
   int32_t eos_id() const { return eos_id_; }
+  // Of two spaces at the start of a text, how many decoding leaves: 0, 1 or 2.
+  int leading_spaces() const { return leading_spaces_; }
   Kind KindOf(int32_t id) const { return kinds_[id]; }
   const std::string& PieceOf(int32_t id) const { return pieces_[id]; }
   absl::Status Encode(absl::string_view text, std::vector<int32_t>& ids) const;  // appends
@@ -39,6 +41,7 @@ class SentencePieceModel {
   void* const model_;
   int32_t bos_id_;
   int32_t eos_id_;
+  int leading_spaces_;
   std::vector<std::string> pieces_;
   std::vector<Kind> kinds_;
 };

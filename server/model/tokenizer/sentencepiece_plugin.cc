@@ -3,6 +3,7 @@
 #include <sentencepiece_processor.h>
 
 #include <cstdio>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -29,6 +30,13 @@ int Size(void* model) { return Of(model).processor.GetPieceSize(); }
 int BosId(void* model) { return Of(model).processor.bos_id(); }
 int EosId(void* model) { return Of(model).processor.eos_id(); }
 
+int LeadingSpaces(void* model) {
+  const std::vector<std::string> pieces = {"\xe2\x96\x81", "\xe2\x96\x81", "a"};
+  std::string text;
+  if (!Of(model).processor.Decode(pieces, &text).ok()) return 0;
+  return static_cast<int>(text.find_first_not_of(' '));
+}
+
 int Kind(void* model, int id) {
   const auto& processor = Of(model).processor;
   return processor.IsControl(id) ? 1 : processor.IsByte(id) ? 2 : processor.IsUnknown(id) ? 3 : 0;
@@ -49,7 +57,8 @@ const int* Encode(void* model, const char* text, size_t length, size_t* count) {
   return ids.data();
 }
 
-constexpr TauserveSentencePieceApi kApi = {Load, Unload, Size, BosId, EosId, Kind, Piece, Encode};
+constexpr TauserveSentencePieceApi kApi = {Load,          Unload, Size,  BosId, EosId,
+                                           LeadingSpaces, Kind,   Piece, Encode};
 
 }  // namespace
 

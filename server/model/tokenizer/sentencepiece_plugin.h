@@ -14,7 +14,8 @@ struct TauserveSentencePieceApi {
   int (*size)(void* model);
   int (*bos_id)(void* model);  // -1: none
   int (*eos_id)(void* model);
-  int (*kind)(void* model, int id);  // 0 normal, 1 control, 2 byte, 3 unknown
+  int (*leading_spaces)(void* model);  // of two at the start of a text, how many decoding leaves
+  int (*kind)(void* model, int id);    // 0 normal, 1 control, 2 byte, 3 unknown
   const char* (*piece)(void* model, int id, size_t* length);
   // Ids of a text; the array lives until the model's next encode. Null if the library fails.
   const int* (*encode)(void* model, const char* text, size_t length, size_t* count);

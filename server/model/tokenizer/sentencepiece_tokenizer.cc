@@ -79,13 +79,15 @@ class SentencePieceTokenizer : public Tokenizer {
     }
     if (kind == Kind::kUnknown) return " \xe2\x81\x87 ";  // U+2047, as the library shows it
     std::string bytes = absl::StrReplaceAll(piece, {{kSpace, " "}});
-    if (first && absl::StartsWith(bytes, " ")) bytes.erase(0, 1);
+    if (first && model_->leading_spaces() < 2 && absl::StartsWith(bytes, " ")) bytes.erase(0, 1);
     return bytes;
   }
 
   std::string TokenString(int32_t id) const override {
     return id >= 0 && id < vocab_size() ? model_->PieceOf(id) : "";
   }
+  bool replaces_each_byte() const override { return true; }
+  bool drops_all_leading_space() const override { return model_->leading_spaces() == 0; }
   bool IsSpecial(int32_t id) const override {
     return id >= 0 && id < vocab_size() && model_->KindOf(id) == SentencePieceModel::Kind::kControl;
   }

@@ -6,15 +6,18 @@ namespace tauserve {
 std::string StreamingDecoder::Append(int32_t id) {
   std::string text;
   if (skip_special_tokens_ && tokenizer_->IsSpecial(id)) return text;
-  pending_ = DecodeUtf8(pending_ + tokenizer_->TokenBytes(id, first_), text);
-  first_ = false;
+  const std::string bytes = tokenizer_->TokenBytes(id, first_);
+  first_ = first_ && bytes.empty() &&
+           (tokenizer_->drops_all_leading_space() || tokenizer_->TokenBytes(id, false).empty());
+  pending_ = DecodeUtf8(pending_ + bytes, tokenizer_->replaces_each_byte(), text);
   return text;
 }
 
 std::string StreamingDecoder::Flush() {
-  if (pending_.empty()) return "";
+  std::string text;
+  AppendReplacement(pending_, tokenizer_->replaces_each_byte(), text);
   pending_.clear();
-  return std::string(kReplacementCharacter);
+  return text;
 }
 
 }  // namespace tauserve

@@ -38,6 +38,12 @@ class Tokenizer {
   virtual std::string TokenString(int32_t id) const = 0;
 
   virtual bool IsSpecial(int32_t id) const = 0;
+
+  // Bytes that are not a character: U+FFFD for each of them (SentencePiece), or one for each maximal part (the others).
+  virtual bool replaces_each_byte() const { return false; }
+  // Whether all tokens that are only a leading space are dropped until there is text (SentencePiece, as the model says),
+  // not just the first one.
+  virtual bool drops_all_leading_space() const { return false; }
 };
 
 // Reads the tokenizer of a model folder: tokenizer.json if there, else tokenizer.model. Errors name the file and what

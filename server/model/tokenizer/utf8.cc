@@ -1,5 +1,7 @@
 #include "server/model/tokenizer/utf8.h"
 
+#include <algorithm>
+
 namespace tauserve {
 
 // Table 3-7 of the Unicode standard: only the second byte's range depends on the first.
@@ -35,14 +37,22 @@ size_t FindInvalidUtf8(absl::string_view bytes) {
   return absl::string_view::npos;
 }
 
-std::string DecodeUtf8(absl::string_view bytes, std::string& text) {
+void AppendReplacement(absl::string_view bytes, bool each_byte, std::string& text) {
+  for (size_t n = each_byte ? bytes.size() : std::min<size_t>(bytes.size(), 1); n > 0; n--) {
+    text += "\xef\xbf\xbd";
+  }
+}
+
+std::string DecodeUtf8(absl::string_view bytes, bool each_byte, std::string& text) {
   while (!bytes.empty()) {
     const Utf8Part part = NextUtf8(bytes);
     if (part.kind == Utf8Part::Kind::kIncomplete) break;
-    const absl::string_view shown = part.kind == Utf8Part::Kind::kCharacter
-                                        ? bytes.substr(0, part.length)
-                                        : kReplacementCharacter;
-    text.append(shown.data(), shown.size());
+    const absl::string_view shown = bytes.substr(0, part.length);
+    if (part.kind == Utf8Part::Kind::kCharacter) {
+      text.append(shown.data(), shown.size());
+    } else {
+      AppendReplacement(shown, each_byte, text);
+    }
     bytes.remove_prefix(part.length);
   }
   return std::string(bytes);

@@ -24,9 +24,11 @@ Utf8Part NextUtf8(absl::string_view bytes);
 size_t FindInvalidUtf8(absl::string_view bytes);
 
 // Appends the decoded text of `bytes` to `text` and returns what is left over at the end, an incomplete character.
-std::string DecodeUtf8(absl::string_view bytes, std::string& text);
+// `each_byte`: a U+FFFD for each byte of an invalid part.
+std::string DecodeUtf8(absl::string_view bytes, bool each_byte, std::string& text);
 
-inline constexpr absl::string_view kReplacementCharacter = "\xef\xbf\xbd";
+// Appends what stands for `bytes` that are no character.
+void AppendReplacement(absl::string_view bytes, bool each_byte, std::string& text);
 
 void AppendUtf8(uint32_t code_point, std::string& text);
 
