@@ -5,7 +5,10 @@ namespace tauserve {
 
 std::string StreamingDecoder::Append(int32_t id) {
   std::string text;
-  if (skip_special_tokens_ && tokenizer_->IsSpecial(id)) return text;
+  if (skip_special_tokens_ && tokenizer_->IsSpecial(id)) {
+    // SentencePiece ends a run of bytes there; byte-level BPE joins what stands around it.
+    return tokenizer_->replaces_each_byte() ? Flush() : text;
+  }
   const std::string bytes = tokenizer_->TokenBytes(id, first_);
   first_ = first_ && bytes.empty() &&
            (tokenizer_->drops_all_leading_space() || tokenizer_->TokenBytes(id, false).empty());
