@@ -204,14 +204,19 @@ int Dispatch(const std::string& command, const std::vector<std::string>& argumen
   return Usage("unknown command '" + command + "'");
 }
 
-// Ctrl-C ends the call under way; a second one, the process.
-void CancelOnInterrupt(Client* client, Client* control) {
-  static sigset_t signals;
+// Blocked in all threads that are made later, gRPC's too; one thread waits for them.
+sigset_t BlockInterrupts() {
+  sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::thread([client, control] {
+  return signals;
+}
+
+// Ctrl-C ends the call under way; a second one, the process.
+void CancelOnInterrupt(const sigset_t& signals, Client* client, Client* control) {
+  std::thread([signals, client, control] {
     int signal = 0;
     sigwait(&signals, &signal);
     client->Cancel();
@@ -236,12 +241,13 @@ int Main(int argc, char** argv) {
   if (absl::GetFlag(FLAGS_timeout) != absl::InfiniteDuration()) {
     timeout = absl::ToChronoMilliseconds(absl::GetFlag(FLAGS_timeout));
   }
+  const sigset_t signals = BlockInterrupts();
   // They live as long as the process: the signal thread may use them until its end.
   auto* client = new Client(
       AddressOf(absl::GetFlag(FLAGS_server), "TAUSERVE_SERVER", "127.0.0.1:50051"), timeout);
   auto* control = new Client(
       AddressOf(absl::GetFlag(FLAGS_control), "TAUSERVE_CONTROL", "127.0.0.1:50052"), timeout);
-  CancelOnInterrupt(client, control);
+  CancelOnInterrupt(signals, client, control);
   const int code = Dispatch(words[1], arguments, *client, *control);
   std::fflush(nullptr);
   std::_Exit(code);
