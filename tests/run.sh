@@ -40,7 +40,8 @@ for part in "${parts[@]}"; do
       build tsan
       echo "== test tsan"
       TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=0 exitcode=66" \
-        ctest --preset tsan --label-exclude 'long|single_threaded'
+        ctest --preset tsan --label-exclude long \
+          --tests-regex '^(thread_pool|attention|engine|engine_stress|e2e_.*|.*_rpc|rpc_.*)_test$'
       ;;
     *)
       echo "usage: tests/run.sh [release|asan|tsan ...]" >&2
