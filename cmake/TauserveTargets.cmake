@@ -15,6 +15,9 @@ if(TAUSERVE_SANITIZER)
   add_compile_options(-fsanitize=${TAUSERVE_SANITIZER} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${TAUSERVE_SANITIZER})
+  if(TAUSERVE_SANITIZER STREQUAL "thread")
+    add_compile_options(-Wno-tsan)  # Abseil's flags have a fence, which the sanitizer does not follow
+  endif()
 endif()
 
 # tauserve_library(name SOURCES a.cc ... DEPS lib ...): a static library; without SOURCES, headers only.
