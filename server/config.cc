@@ -1,15 +1,15 @@
 #include "server/config.h"
 
 #include <fstream>
-#include <vector>
+#include <optional>
+#include <string>
 
 #include "absl/flags/commandlineflag.h"
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
 #include "absl/flags/reflection.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 
 ABSL_FLAG(std::string, config, "", "JSON file with flags by name; the command line wins");
@@ -61,17 +61,31 @@ absl::Status Invalid(const Args&... args) {
   return absl::InvalidArgumentError(absl::StrCat(args...));
 }
 
-absl::Status SetFlag(const std::string& file, const std::string& key, const nlohmann::json& value) {
-  bool known = false;
-  for (const char* name : kNames) known |= key == name;
-  if (!known) return Invalid(file, ": unknown key '", key, "'");
-  if (value.is_structured() || value.is_null()) {
-    return Invalid(file, ": '", key, "' is ", value.dump(),
-                   ", must be a string, number or boolean");
+// Null for what is no flag of this program; Abseil has some of its own.
+absl::CommandLineFlag* FindFlag(absl::string_view name) {
+  for (const char* known : kNames) {
+    if (name == known) return absl::FindCommandLineFlag(name);
   }
-  const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+  return nullptr;
+}
+
+// What JSON must have for the flag, where it has something else.
+const char* WrongType(const absl::CommandLineFlag& flag, const nlohmann::json& value) {
+  if (flag.IsOfType<bool>()) return value.is_boolean() ? nullptr : "true or false";
+  if (flag.IsOfType<int32_t>() || flag.IsOfType<int64_t>()) {
+    return value.is_number_integer() ? nullptr : "an integer";
+  }
+  return value.is_string() ? nullptr : "a string";
+}
+
+absl::Status SetFlag(const std::string& file, const std::string& key, const nlohmann::json& value) {
+  absl::CommandLineFlag* flag = FindFlag(key);
+  if (flag == nullptr) return Invalid(file, ": unknown key '", key, "'");
+  if (const char* expected = WrongType(*flag, value)) {
+    return Invalid(file, ": '", key, "' is ", value.dump(), ", must be ", expected);
+  }
   std::string error;
-  if (!absl::FindCommandLineFlag(key)->ParseFrom(text, &error)) {
+  if (!flag->ParseFrom(value.is_string() ? value.get<std::string>() : value.dump(), &error)) {
     return Invalid(file, ": '", key, "' is ", value.dump(), ": ", error);
   }
   return absl::OkStatus();
@@ -81,6 +95,7 @@ absl::Status ReadFile(const std::string& file) {
   std::ifstream stream(file);
   if (!stream) return Invalid("--config: ", file, " cannot be opened");
   const nlohmann::json json = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return Invalid(file, ": not valid JSON");
   if (!json.is_object()) return Invalid(file, ": not a JSON object");
   for (const auto& [key, value] : json.items()) {
     if (absl::Status s = SetFlag(file, key, value); !s.ok()) return s;
@@ -88,16 +103,45 @@ absl::Status ReadFile(const std::string& file) {
   return absl::OkStatus();
 }
 
-// The file comes first, so that the command line, parsed after it, wins.
-std::string FindConfigFile(int argc, char** argv) {
-  std::string file;
+// One argument, "--name=value" or "--name" (with what follows as its value, or as a switch).
+struct Argument {
+  absl::string_view name;
+  std::optional<absl::string_view> value;
+};
+
+std::optional<Argument> Split(absl::string_view text) {
+  if (!absl::ConsumePrefix(&text, "-")) return std::nullopt;
+  absl::ConsumePrefix(&text, "-");
+  const size_t equals = text.find('=');
+  if (equals == absl::string_view::npos) return Argument{text, std::nullopt};
+  return Argument{text.substr(0, equals), text.substr(equals + 1)};
+}
+
+// The value of the argument at `i`, which may be the next one; `i` then moves on. A switch needs none.
+absl::StatusOr<std::string> ValueOf(const Argument& argument, const absl::CommandLineFlag& flag,
+                                    int argc, const char* const* argv, int& i) {
+  if (argument.value) return std::string(*argument.value);
+  if (flag.IsOfType<bool>()) return std::string("true");
+  if (i + 1 == argc) return Invalid("--", argument.name, " needs a value");
+  return std::string(argv[++i]);
+}
+
+// Not Abseil's parser, because that ends the process by itself.
+absl::Status ParseArguments(int argc, const char* const* argv) {
   for (int i = 1; i < argc; i++) {
-    absl::string_view arg = argv[i];
-    if (absl::StartsWith(arg, "--")) arg.remove_prefix(1);
-    if (absl::StartsWith(arg, "-config=")) file = std::string(arg.substr(8));
-    if (arg == "-config" && i + 1 < argc) file = argv[i + 1];
+    const std::optional<Argument> argument = Split(argv[i]);
+    if (!argument) return Invalid("unexpected argument '", argv[i], "'");
+    absl::CommandLineFlag* flag =
+        argument->name == "config" ? absl::FindCommandLineFlag("config") : FindFlag(argument->name);
+    if (flag == nullptr) return Invalid("unknown flag --", argument->name, "; see --help");
+    absl::StatusOr<std::string> value = ValueOf(*argument, *flag, argc, argv, i);
+    if (!value.ok()) return value.status();
+    std::string error;
+    if (!flag->ParseFrom(*value, &error)) {
+      return Invalid("--", argument->name, " is '", *value, "': ", error);
+    }
   }
-  return file;
+  return absl::OkStatus();
 }
 
 absl::Status CheckAddress(const char* name, const std::string& address) {
@@ -135,6 +179,9 @@ absl::Status Check(const ServerConfig& c) {
         CheckRange("threads", c.threads, 0, 1024)}) {
     if (!s.ok()) return s;
   }
+  if (c.device != "auto" && c.device != "cpu" && c.device != "cuda") {
+    return Invalid("--device is '", c.device, "': choose auto, cpu or cuda");
+  }
   if (c.drain_timeout < absl::ZeroDuration()) {
     return Invalid("--drain_timeout is ", absl::FormatDuration(c.drain_timeout),
                    ", must not be negative");
@@ -144,13 +191,14 @@ absl::Status Check(const ServerConfig& c) {
 
 }  // namespace
 
-absl::StatusOr<ServerConfig> ReadConfig(int argc, char** argv) {
-  const std::string file = FindConfigFile(argc, argv);
+absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
+  if (absl::Status s = ParseArguments(argc, argv); !s.ok()) return s;
+  const std::string file = absl::GetFlag(FLAGS_config);
   if (!file.empty()) {
     if (absl::Status s = ReadFile(file); !s.ok()) return s;
+    // Once more, so that the command line wins.
+    if (absl::Status s = ParseArguments(argc, argv); !s.ok()) return s;
   }
-  const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);
-  if (rest.size() > 1) return Invalid("unexpected argument '", rest[1], "'");
   ServerConfig c;
   c.model = absl::GetFlag(FLAGS_model);
   c.device = absl::GetFlag(FLAGS_device);
@@ -174,6 +222,27 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, char** argv) {
   c.kv_type = *type;
   if (absl::Status s = Check(c); !s.ok()) return s;
   return c;
+}
+
+bool AsksFor(absl::string_view name, int argc, const char* const* argv) {
+  for (int i = 1; i < argc; i++) {
+    const std::optional<Argument> argument = Split(argv[i]);
+    if (argument && argument->name == name) return true;
+  }
+  return false;
+}
+
+std::string HelpText() {
+  std::string text =
+      "Serves a transformer with entmax attention over gRPC.\n"
+      "  tauserve --model=DIR [--flag=value ...]\n\n"
+      "  --config=FILE\n      " +
+      absl::FindCommandLineFlag("config")->Help() + "\n";
+  for (const char* name : kNames) {
+    const absl::CommandLineFlag& flag = *absl::FindCommandLineFlag(name);
+    absl::StrAppend(&text, "  --", name, "=", flag.DefaultValue(), "\n      ", flag.Help(), "\n");
+  }
+  return text + "  --version, --help\n";
 }
 
 }  // namespace tauserve

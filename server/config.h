@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kernels/tensor.h"
 
@@ -32,8 +33,14 @@ struct ServerConfig {
 };
 
 // Parses the command line (which wins) and the file that --config names. InvalidArgument with flag, or file and key,
-// value and what is allowed. Abseil itself ends the process for flags that it can't parse, and for --help and --version.
-absl::StatusOr<ServerConfig> ReadConfig(int argc, char** argv);
+// value and what is allowed.
+absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv);
+
+// Whether the command line has `--name`, such as help.
+bool AsksFor(absl::string_view name, int argc, const char* const* argv);
+
+// All flags, with what they mean and their defaults.
+std::string HelpText();
 
 }  // namespace tauserve
 

@@ -9,10 +9,8 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
-#include "absl/flags/usage.h"
-#include "absl/flags/usage_config.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -65,6 +63,8 @@ class StopSignal {
 
 // What a server is made of, in order of construction; destroyed in the opposite order.
 struct Server {
+  std::vector<std::pair<std::string, absl::Duration>>
+      phases;  // of the start, and how long they took
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<LanguageModel> model;
@@ -76,6 +76,12 @@ struct Server {
 };
 
 absl::Status Load(const ServerConfig& config, Server& s) {
+  absl::Time begin = absl::Now();
+  auto done = [&](const char* phase) {
+    const absl::Time now = absl::Now();
+    s.phases.emplace_back(phase, now - begin);
+    begin = now;
+  };
   BackendOptions backend;
   backend.device = config.device;
   backend.threads = config.threads;
@@ -84,9 +90,11 @@ absl::Status Load(const ServerConfig& config, Server& s) {
   absl::StatusOr<std::unique_ptr<Backend>> created = CreateBackend(backend);
   if (!created.ok()) return created.status();
   s.backend = *std::move(created);
+  done("backend");
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(config.model);
   if (!tokenizer.ok()) return tokenizer.status();
   s.tokenizer = *std::move(tokenizer);
+  done("tokenizer");
   ModelOptions options;
   options.max_batched_tokens = config.max_batched_tokens;
   options.kv_cache_bytes = config.kv_cache_bytes;
@@ -94,6 +102,7 @@ absl::Status Load(const ServerConfig& config, Server& s) {
       LoadModel(config.model, s.backend.get(), options);
   if (!model.ok()) return model.status();
   s.model = *std::move(model);
+  done("model");
   if (s.tokenizer->vocab_size() > s.model->info().vocab_size) {
     return absl::InvalidArgumentError(
         absl::StrCat(config.model, ": the tokenizer has ", s.tokenizer->vocab_size(),
@@ -111,14 +120,14 @@ EngineOptions EngineOptionsOf(const ServerConfig& config) {
   return options;
 }
 
-absl::Status Serve(const ServerConfig& config, absl::Time start, absl::Duration load_time,
-                   Server& s) {
+absl::Status Serve(const ServerConfig& config, absl::Time start, Server& s) {
+  const absl::Time services_start = absl::Now();
   const ModelInfo& info = s.model->info();
   s.metrics = std::make_unique<Metrics>(info.name);
   s.metrics->SetBuildInfo(kVersion, kCommit, s.backend->device().name);
   s.metrics->SetModelInfo(info.architecture, info.parameters, info.alpha_min, info.alpha_max,
                           info.max_context_tokens);
-  s.metrics->SetStartupSeconds("load", load_time);
+  for (const auto& [phase, duration] : s.phases) s.metrics->SetStartupSeconds(phase, duration);
   absl::StatusOr<GenerationConfig> generation = LoadGenerationConfig(config.model, info.vocab_size);
   if (!generation.ok()) return generation.status();
   s.engine = std::make_unique<Engine>(EngineOptionsOf(config), s.model.get(), s.tokenizer.get(),
@@ -153,35 +162,35 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, absl::Duration 
       rpc, {s.engine.get(), s.admission.get(), s.metrics.get()}, std::move(server_info));
   if (!started.ok()) return started.status();
   s.rpc = *std::move(started);
-  s.metrics->SetStartupSeconds("total", absl::Now() - start);
+  s.metrics->SetStartupSeconds("services", absl::Now() - services_start);
   s.rpc->SetReady(true);
   return absl::OkStatus();
 }
 
-int Fail(const absl::Status& status) {
+// One line on stderr; returns `code`.
+int Fail(const absl::Status& status, int code) {
   std::fprintf(stderr, "tauserve: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return code;
 }
+
+constexpr int kCannotStart = 1;
+constexpr int kBadFlags = 2;
 
 int Main(int argc, char** argv) {
   const absl::Time start = absl::Now();
-  absl::SetProgramUsageMessage(
-      "serves a transformer with entmax attention over gRPC.\n  tauserve --model=DIR [flags]");
-  absl::FlagsUsageConfig usage;
-  usage.version_string = [] { return absl::StrCat("tauserve ", kVersion, " (", kCommit, ")\n"); };
-  usage.contains_help_flags = [](absl::string_view file) {
-    return absl::StrContains(file, "server/config");
-  };
-  absl::SetFlagsUsageConfig(usage);
+  if (AsksFor("help", argc, argv)) return std::fputs(HelpText().c_str(), stdout) < 0;
+  if (AsksFor("version", argc, argv))
+    return std::printf("tauserve %s (%s)\n", kVersion, kCommit) < 0;
   absl::StatusOr<ServerConfig> config = ReadConfig(argc, argv);
-  if (!config.ok()) return Fail(config.status());
-  if (absl::Status s = InitializeLogs(config->log_level); !s.ok()) return Fail(s);
+  if (!config.ok()) return Fail(config.status(), kBadFlags);
+  if (absl::Status s = InitializeLogs(config->log_level); !s.ok()) return Fail(s, kBadFlags);
   std::signal(SIGPIPE, SIG_IGN);
   StopSignal stop;
 
   Server server;
-  if (absl::Status s = Load(*config, server); !s.ok()) return Fail(s);
-  if (absl::Status s = Serve(*config, start, absl::Now() - start, server); !s.ok()) return Fail(s);
+  absl::Status status = Load(*config, server);
+  if (status.ok()) status = Serve(*config, start, server);
+  if (!status.ok()) return Fail(status, kCannotStart);
   const ModelInfo& info = server.model->info();
   LogInfo("start", {{"version", kVersion},
                     {"model", info.name},
@@ -201,7 +210,10 @@ int Main(int argc, char** argv) {
   LogInfo("drain",
           {{"signal", signal}, {"timeout_seconds", absl::ToDoubleSeconds(config->drain_timeout)}});
   const int32_t aborted = server.rpc->Drain(config->drain_timeout);
+  // Both may wait up to two seconds for idle connections.
+  std::thread metrics([&server] { server.metrics_server.reset(); });
   server.rpc->Shutdown(absl::Seconds(2));
+  metrics.join();
   server.engine->Shutdown();
   LogInfo("stop", {{"aborted_requests", aborted}});
   return 0;

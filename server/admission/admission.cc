@@ -11,6 +11,9 @@
 namespace tauserve {
 namespace {
 
+// A status travels as HTTP/2 metadata, which clients bound to a few kilobytes.
+constexpr size_t kMaxNameInMessage = 200;
+
 std::string MakeRequestId() {
   static thread_local std::random_device device;
   return absl::StrFormat("req-%08x%08x", device(), device());
@@ -20,8 +23,8 @@ std::string MakeRequestId() {
 
 absl::Status Admission::CheckModel(const std::string& name) const {
   if (name.empty() || name == model_->name) return absl::OkStatus();
-  return absl::NotFoundError(
-      absl::StrCat("model '", name, "' is not served here; this is '", model_->name, "'"));
+  return absl::NotFoundError(absl::StrCat("model '", name.substr(0, kMaxNameInMessage),
+                                          "' is not served here; this is '", model_->name, "'"));
 }
 
 absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& spec,

@@ -215,12 +215,16 @@ void Engine::Loop::End(ActiveRequest& a, absl::Status status, std::optional<Fini
   by_sequence_.erase(&a.sequence);
   const auto node = active_.extract(request.id);  // `a` lives until the end of this function
   PublishLoad();
+  {
+    // First the id is free again: who learns of the end may use it at once.
+    std::lock_guard<std::mutex> lock(mutex_);
+    in_flight_.erase(request.id);
+    if (last_end_ != absl::InfinitePast()) {
+      mean_service_ = 0.8 * mean_service_ + 0.2 * (now - last_end_);
+    }
+    last_end_ = now;
+  }
   request.sink->OnEnd(c);
-  std::lock_guard<std::mutex> lock(mutex_);
-  in_flight_.erase(request.id);
-  if (last_end_ != absl::InfinitePast())
-    mean_service_ = 0.8 * mean_service_ + 0.2 * (now - last_end_);
-  last_end_ = now;
   idle_.notify_all();
 }
 

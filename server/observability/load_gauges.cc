@@ -42,10 +42,11 @@ std::vector<prometheus::MetricFamily> Metrics::LoadGauges::Collect() const {
   add("tauserve_kv_cache_info", "The KV cache's shape; always 1.", 1,
       {{"page_tokens", std::to_string(kPageTokens)},
        {"num_pages", std::to_string(load.pages_total)}});
-  if (load.last_step != absl::InfinitePast()) {
-    add("tauserve_engine_last_step_timestamp_seconds", "When the last engine step ended.",
-        absl::ToDoubleSeconds(load.last_step - absl::UnixEpoch()));
-  }
+  add("tauserve_engine_last_step_timestamp_seconds",
+      "When the last engine step ended; 0 before the first.",
+      load.last_step == absl::InfinitePast()
+          ? 0.0
+          : absl::ToDoubleSeconds(load.last_step - absl::UnixEpoch()));
   return families;
 }
 

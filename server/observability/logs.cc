@@ -46,6 +46,9 @@ absl::Status InitializeLogs(const std::string& level) {
       absl::StrCat("log_level is '", level, "': choose debug, info, warning, error or off"));
 }
 
+void LogDebug(const std::string& event, nlohmann::json fields) {
+  Log(spdlog::level::debug, "debug", event, std::move(fields));
+}
 void LogInfo(const std::string& event, nlohmann::json fields) {
   Log(spdlog::level::info, "info", event, std::move(fields));
 }

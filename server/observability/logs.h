@@ -2,7 +2,6 @@
 #ifndef TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
 #define TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
 
-#include <initializer_list>
 #include <string>
 #include <utility>
 
@@ -15,6 +14,7 @@ namespace tauserve {
 absl::Status InitializeLogs(const std::string& level);
 
 // One line: time, level, event, and `fields`.
+void LogDebug(const std::string& event, nlohmann::json fields = nlohmann::json::object());
 void LogInfo(const std::string& event, nlohmann::json fields = nlohmann::json::object());
 void LogWarning(const std::string& event, nlohmann::json fields = nlohmann::json::object());
 void LogError(const std::string& event, nlohmann::json fields = nlohmann::json::object());

@@ -172,7 +172,18 @@ Metrics::Metrics(const std::string& model_name)
     : load_gauges_(std::make_shared<LoadGauges>(model_name)),
       families_(std::make_unique<Families>(model_name)) {
   // Known outcomes exist from the start, so that a rate over them does too.
-  families_->requests.Add(families_->With({{"code", "OK"}, {"finish_reason", "eos_token"}}));
+  for (const char* reason : {"eos_token", "stop_token", "stop_string", "max_new_tokens",
+                             "context_limit", "time_limit", "aborted"}) {
+    families_->requests.Add(families_->With({{"code", "OK"}, {"finish_reason", reason}}));
+  }
+  for (const char* code : {"CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "NOT_FOUND",
+                           "ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"}) {
+    families_->requests.Add(families_->With({{"code", code}, {"finish_reason", ""}}));
+  }
+  for (const char* reason :
+       {"invalid_argument", "not_found", "already_exists", "resource_exhausted", "unavailable"}) {
+    families_->rejections.Add(families_->With({{"reason", reason}}));
+  }
 }
 
 Metrics::~Metrics() = default;
@@ -183,7 +194,9 @@ std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() cons
 
 void Metrics::SetBuildInfo(const std::string& version, const std::string& commit,
                            const std::string& device) {
-  families_->build.Add({{"version", version}, {"commit", commit}, {"device", device}}).Set(1);
+  families_->build
+      .Add(families_->With({{"version", version}, {"commit", commit}, {"device", device}}))
+      .Set(1);
 }
 
 void Metrics::SetModelInfo(const std::string& architecture, int64_t parameters, float alpha_min,

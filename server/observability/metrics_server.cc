@@ -1,30 +1,76 @@
 #include "server/observability/metrics_server.h"
 
-#include <prometheus/exposer.h>
+#include <civetweb.h>
+#include <prometheus/collectable.h>
+#include <prometheus/text_serializer.h>
 
-#include <exception>
+#include <cstring>
+#include <iterator>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
 namespace tauserve {
+namespace {
+
+constexpr int kOk = 200;
+constexpr int kMethodNotAllowed = 405;
+
+// Answers GET and HEAD; the status, which CivetWeb logs.
+int Answer(mg_connection* connection, const char* content_type, const std::string& body) {
+  const char* method = mg_get_request_info(connection)->request_method;
+  const bool head = std::strcmp(method, "HEAD") == 0;
+  if (!head && std::strcmp(method, "GET") != 0) {
+    mg_send_http_error(connection, kMethodNotAllowed, "%s is not allowed\n", method);
+    return kMethodNotAllowed;
+  }
+  mg_send_http_ok(connection, content_type, static_cast<long long>(body.size()));
+  if (!head) mg_write(connection, body.data(), body.size());
+  return kOk;
+}
+
+int Silence(const mg_connection*, const char*) { return 1; }
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address,
                                                                     const Metrics& metrics) {
-  std::unique_ptr<MetricsServer> server(new MetricsServer());
-  try {
-    server->exposer_ = std::make_unique<prometheus::Exposer>(address);
-  } catch (const std::exception& e) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", address, ": ", e.what()));
+  std::unique_ptr<MetricsServer> server(new MetricsServer(metrics));
+  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "2",
+                           "request_timeout_ms", "10000",         nullptr};
+  mg_callbacks callbacks{};
+  callbacks.log_message = Silence;  // it would print
+  server->context_ = mg_start(&callbacks, nullptr, options);
+  if (server->context_ == nullptr) {
+    return absl::UnavailableError(absl::StrCat("--metrics_listen: cannot listen on ", address,
+                                               ": in use, or not an address of this machine"));
   }
-  for (const auto& collectable : metrics.collectables()) {
-    server->exposer_->RegisterCollectable(collectable);
-  }
-  const std::string host = address.substr(0, address.rfind(':'));
-  server->address_ = absl::StrCat(host, ":", server->exposer_->GetListeningPorts().at(0));
+  mg_set_request_handler(server->context_, "/metrics", ServeMetrics, server.get());
+  mg_set_request_handler(server->context_, "/healthz", ServeHealth, server.get());
+  mg_server_port port{};
+  mg_get_server_ports(server->context_, 1, &port);
+  server->address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", port.port);
   return server;
 }
 
-MetricsServer::~MetricsServer() = default;
+MetricsServer::~MetricsServer() {
+  if (context_ != nullptr) mg_stop(context_);
+}
+
+int MetricsServer::ServeMetrics(mg_connection* connection, void* server) {
+  std::vector<prometheus::MetricFamily> families;
+  for (const auto& source : static_cast<MetricsServer*>(server)->metrics_.collectables()) {
+    const std::shared_ptr<prometheus::Collectable> collectable = source.lock();
+    if (collectable == nullptr) continue;
+    std::vector<prometheus::MetricFamily> collected = collectable->Collect();
+    std::move(collected.begin(), collected.end(), std::back_inserter(families));
+  }
+  return Answer(connection, "text/plain; version=0.0.4; charset=utf-8",
+                prometheus::TextSerializer().Serialize(families));
+}
+
+int MetricsServer::ServeHealth(mg_connection* connection, void* /*server*/) {
+  return Answer(connection, "text/plain; charset=utf-8", "ok\n");
+}
 
 }  // namespace tauserve

@@ -11,6 +11,9 @@ namespace tauserve {
 namespace {
 
 constexpr absl::Duration kDefaultDrain = absl::Seconds(30);
+// Drains may take hours and overtake each other.
+constexpr int kWaitingCalls = 8;
+constexpr int kMaxQueuedCalls = 64;
 
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
                                  const absl::Status& status = absl::OkStatus()) {
@@ -19,15 +22,27 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
   return reactor;
 }
 
+// For what waits, which a gRPC thread must not.
+template <typename Work>
+grpc::ServerUnaryReactor* AnswerLater(WorkerPool& workers, grpc::CallbackServerContext* context,
+                                      Work work) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status queued = workers.Run([reactor, work] {
+    work();
+    reactor->Finish(grpc::Status::OK);
+  });
+  if (!queued.ok()) reactor->Finish(ToGrpc(queued));
+  return reactor;
+}
+
 }  // namespace
 
 ControlServiceImpl::ControlServiceImpl(Engine* engine, ServerInfo info,
                                        std::function<int32_t(absl::Duration)> drain)
-    : engine_(engine), info_(std::move(info)), drain_(std::move(drain)) {}
-
-ControlServiceImpl::~ControlServiceImpl() {
-  for (std::thread& t : drains_) t.join();
-}
+    : engine_(engine),
+      info_(std::move(info)),
+      drain_(std::move(drain)),
+      waiting_(kWaitingCalls, kMaxQueuedCalls) {}
 
 grpc::ServerUnaryReactor* ControlServiceImpl::GetServerInfo(
     grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* /*request*/,
@@ -79,21 +94,16 @@ grpc::ServerUnaryReactor* ControlServiceImpl::Drain(grpc::CallbackServerContext*
                   absl::InvalidArgumentError(absl::StrCat(
                       "timeout is ", absl::FormatDuration(timeout), ", must not be negative")));
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  // It waits, which a gRPC thread must not.
-  std::lock_guard<std::mutex> lock(mutex_);
-  drains_.emplace_back([this, timeout, reactor, response] {
+  return AnswerLater(waiting_, context, [this, timeout, response] {
     response->set_aborted_requests(drain_(timeout));
-    reactor->Finish(grpc::Status::OK);
   });
-  return reactor;
 }
 
 grpc::ServerUnaryReactor* ControlServiceImpl::ClearPrefixCache(
     grpc::CallbackServerContext* context, const v1::ClearPrefixCacheRequest* /*request*/,
     v1::ClearPrefixCacheResponse* response) {
-  response->set_pages_freed(engine_->ClearPrefixCache());
-  return Answer(context);
+  return AnswerLater(waiting_, context,
+                     [this, response] { response->set_pages_freed(engine_->ClearPrefixCache()); });
 }
 
 }  // namespace tauserve

@@ -3,13 +3,12 @@
 #define TAUSERVE_SERVER_RPC_CONTROL_SERVICE_H_
 
 #include <functional>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "server/engine/engine.h"
+#include "server/rpc/worker_pool.h"
 #include "tauserve/inference/v1/control.grpc.pb.h"
 
 namespace tauserve {
@@ -30,7 +29,6 @@ class ControlServiceImpl : public v1::ControlService::CallbackService {
  public:
   // `drain(timeout)` drains the server and returns how many requests it aborted; it may block.
   ControlServiceImpl(Engine* engine, ServerInfo info, std::function<int32_t(absl::Duration)> drain);
-  ~ControlServiceImpl() override;  // waits for calls of Drain
 
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
                                           const v1::GetServerInfoRequest* request,
@@ -52,8 +50,7 @@ class ControlServiceImpl : public v1::ControlService::CallbackService {
   Engine* const engine_;
   const ServerInfo info_;
   const std::function<int32_t(absl::Duration)> drain_;
-  std::mutex mutex_;
-  std::vector<std::thread> drains_;  // guarded by mutex_
+  WorkerPool waiting_;  // for calls that wait for the engine
 };
 
 }  // namespace tauserve

@@ -1,37 +1,55 @@
 #include "server/rpc/inference_service.h"
 
-#include "absl/strings/str_cat.h"
 #include "server/admission/validate.h"
-#include "server/rpc/grpc_status.h"
+#include "server/rpc/plain_call.h"
 #include "server/rpc/stream_call.h"
 #include "server/rpc/unary_call.h"
 
 namespace tauserve {
 namespace {
 
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
+// Tokenizing is all that takes them long: two, so that a huge prompt does not hold up all others.
+constexpr int kWorkers = 2;
+constexpr int kMaxQueuedCalls = 4096;
 
 }  // namespace
 
+InferenceServiceImpl::InferenceServiceImpl(const ServingParts& parts)
+    : parts_(parts), workers_(kWorkers, kMaxQueuedCalls) {}
+
 grpc::ServerUnaryReactor* InferenceServiceImpl::Generate(grpc::CallbackServerContext* context,
-                                                         const v1::GenerateRequest* request,
-                                                         v1::GenerateResponse* response) {
-  return StartUnaryCall(parts_, context, request, response);
+                                                         const grpc::ByteBuffer* request,
+                                                         grpc::ByteBuffer* response) {
+  return StartUnaryCall(parts_, workers_, context, request, response);
 }
 
-grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceServiceImpl::GenerateStream(
-    grpc::CallbackServerContext* context, const v1::GenerateStreamRequest* request) {
-  return StartStreamCall(parts_, context, request);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceServiceImpl::GenerateStream(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return StartStreamCall(parts_, workers_, context, request);
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* context,
-                                                         const v1::TokenizeRequest* request,
-                                                         v1::TokenizeResponse* response) {
-  return Answer(context, DoTokenize(*request, *response));
+                                                         const grpc::ByteBuffer* request,
+                                                         grpc::ByteBuffer* response) {
+  return AnswerOn<v1::TokenizeRequest, v1::TokenizeResponse>(
+      workers_, context, request, response,
+      [this](const auto& from, auto& to) { return DoTokenize(from, to); });
+}
+
+grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  return AnswerOn<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      workers_, context, request, response,
+      [this](const auto& from, auto& to) { return DoDetokenize(from, to); });
+}
+
+grpc::ServerUnaryReactor* InferenceServiceImpl::GetModel(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer* request,
+                                                         grpc::ByteBuffer* response) {
+  return AnswerOn<v1::GetModelRequest, v1::GetModelResponse>(
+      workers_, context, request, response,
+      [this](const auto& from, auto& to) { return DoGetModel(from, to); });
 }
 
 absl::Status InferenceServiceImpl::DoTokenize(const v1::TokenizeRequest& request,
@@ -49,12 +67,6 @@ absl::Status InferenceServiceImpl::DoTokenize(const v1::TokenizeRequest& request
     }
   }
   return absl::OkStatus();
-}
-
-grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* context,
-                                                           const v1::DetokenizeRequest* request,
-                                                           v1::DetokenizeResponse* response) {
-  return Answer(context, DoDetokenize(*request, *response));
 }
 
 absl::Status InferenceServiceImpl::DoDetokenize(const v1::DetokenizeRequest& request,
@@ -77,27 +89,26 @@ absl::Status InferenceServiceImpl::DoDetokenize(const v1::DetokenizeRequest& req
   return absl::OkStatus();
 }
 
-grpc::ServerUnaryReactor* InferenceServiceImpl::GetModel(grpc::CallbackServerContext* context,
-                                                         const v1::GetModelRequest* request,
-                                                         v1::GetModelResponse* response) {
+absl::Status InferenceServiceImpl::DoGetModel(const v1::GetModelRequest& request,
+                                              v1::GetModelResponse& response) const {
   const Admission& admission = *parts_.admission;
-  if (absl::Status s = admission.CheckModel(request->model()); !s.ok()) return Answer(context, s);
+  if (absl::Status s = admission.CheckModel(request.model()); !s.ok()) return s;
   const ModelInfo& model = admission.model();
-  response->set_model(model.name);
-  response->set_architecture(model.architecture);
-  response->set_max_context_tokens(admission.context_tokens());
-  response->set_vocab_size(model.vocab_size);
-  for (int32_t id : model.eos_token_ids) response->add_eos_token_ids(id);
-  response->set_kv_page_tokens(kPageTokens);
-  response->set_kv_pages_total(parts_.engine->load().pages_total);
-  response->set_entmax_alpha_min(model.alpha_min);
-  response->set_entmax_alpha_max(model.alpha_max);
-  response->set_num_layers(model.num_layers);
-  response->set_num_attention_heads(model.num_heads);
-  response->set_num_kv_heads(model.num_kv_heads);
-  response->set_head_dim(model.head_dim);
-  *response->mutable_default_sampling() = ToProto(admission.default_sampling());
-  return Answer(context, absl::OkStatus());
+  response.set_model(model.name);
+  response.set_architecture(model.architecture);
+  response.set_max_context_tokens(admission.context_tokens());
+  response.set_vocab_size(model.vocab_size);
+  for (int32_t id : model.eos_token_ids) response.add_eos_token_ids(id);
+  response.set_kv_page_tokens(kPageTokens);
+  response.set_kv_pages_total(parts_.engine->load().pages_total);
+  response.set_entmax_alpha_min(model.alpha_min);
+  response.set_entmax_alpha_max(model.alpha_max);
+  response.set_num_layers(model.num_layers);
+  response.set_num_attention_heads(model.num_heads);
+  response.set_num_kv_heads(model.num_kv_heads);
+  response.set_head_dim(model.head_dim);
+  *response.mutable_default_sampling() = ToProto(admission.default_sampling());
+  return absl::OkStatus();
 }
 
 }  // namespace tauserve

@@ -5,44 +5,27 @@
 #include <mutex>
 #include <utility>
 
+#include "server/rpc/message.h"
 #include "server/rpc/outbox.h"
 
 namespace tauserve {
 namespace {
 
 using Response = v1::GenerateStreamResponse;
+using Reactor = grpc::ServerWriteReactor<grpc::ByteBuffer>;
 
-// Sits between the engine, which fills the outbox, and the reactor, which writes one message at a time. Both hold it by
-// shared_ptr: whoever lets go last destroys it. The reactor is touched only until Finish has been called.
-class StreamCall : public ResultSink {
+// Sits between the engine, which fills the outbox, and the reactor, which writes one message at a time.
+class StreamCall : public GenerateCall {
  public:
   StreamCall(const ServingParts& parts, const grpc::CallbackServerContext& context,
-             const v1::GenerateStreamRequest& request, grpc::ServerWriteReactor<Response>* reactor)
-      : generation_(parts, context),
-        view_(ToView(request.input().response())),
-        progress_(!request.stream().has_prefill_progress() || request.stream().prefill_progress()),
-        reactor_(reactor) {}
-
-  void Start(const v1::GenerationInput& input, std::shared_ptr<StreamCall> self) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const grpc::Status status = generation_.Start(input, std::move(self));
-    started_ = status.ok();
-    if (started_) return;
-    finished_ = true;
-    lock.unlock();
-    reactor_->Finish(status);
-  }
-
-  void Cancel() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (started_ && !engine_done_) generation_.Cancel();
-  }
+             Reactor* reactor)
+      : GenerateCall(parts, context), reactor_(reactor) {}
 
   void WriteDone(bool ok) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       writing_ = false;
-      if (!ok) broken_ = true;  // the client is gone; OnCancel has told the engine, or will
+      if (!ok) broken_ = true;
     }
     Pump();
   }
@@ -54,10 +37,21 @@ class StreamCall : public ResultSink {
     if (progress_) Put(Outbox::Progress{processed_tokens, total_tokens});
   }
   void OnDelta(Delta delta) override { Put(std::move(delta)); }
-  void OnEnd(const Completion& completion) override {
+
+ protected:
+  absl::Status ParseRequest(const grpc::ByteBuffer& bytes, v1::GenerationInput& input) override {
+    v1::GenerateStreamRequest request;
+    if (absl::Status s = Parse(bytes, request); !s.ok()) return s;
+    const v1::StreamOptions& options = request.stream();
+    progress_ = !options.has_prefill_progress() || options.prefill_progress();
+    input = std::move(*request.mutable_input());
+    return absl::OkStatus();
+  }
+
+  void Answer(const grpc::Status& status, const Completion& completion) override {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      engine_done_ = true;
+      status_ = status;
     }
     Put(completion);
   }
@@ -72,101 +66,96 @@ class StreamCall : public ResultSink {
     Pump();
   }
 
-  // Starts the next write or finishes, if nothing is being written. Reactor calls are made outside the lock, and
-  // nothing of the reactor is touched after Finish.
+  // Starts the next write or finishes, if nothing is being written. Messages are made outside the lock, so that the
+  // engine does not wait for it; nothing of the reactor is touched after Finish.
   void Pump() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (writing_ || finished_) return;
-    if (messages_.empty()) Fetch();
-    if (broken_) messages_.clear();
-    if (!messages_.empty()) {
-      message_ = std::move(messages_.front());
-      messages_.pop_front();
-      writing_ = true;
-      lock.unlock();
-      reactor_->StartWrite(&message_);
-    } else if (ended_) {
-      finished_ = true;
-      lock.unlock();
-      reactor_->Finish(status_);
+    while (true) {
+      Outbox::Event event;
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (writing_ || finished_) return;
+        if (broken_) messages_.clear();
+        if (messages_.empty()) {
+          finished_ = last_taken_;
+          if (finished_) break;
+          event = outbox_.Take();
+          if (std::holds_alternative<std::monostate>(event)) return;
+          last_taken_ = std::holds_alternative<Completion>(event);
+          if (broken_) continue;
+        }
+        writing_ = true;
+      }
+      PutMessages(event);
+      if (!messages_.empty()) {
+        bytes_ = Serialize(messages_.front());
+        messages_.pop_front();
+        reactor_->StartWrite(&bytes_);
+        return;
+      }
+      std::lock_guard<std::mutex> lock(mutex_);
+      writing_ = false;
     }
+    reactor_->Finish(status_);
   }
 
-  // Turns the outbox's next event into messages.
-  void Fetch() {
-    Outbox::Event event = outbox_.Take();
-    while (broken_ && !std::holds_alternative<std::monostate>(event) &&
-           !std::holds_alternative<Completion>(event)) {
-      event = outbox_.Take();
-    }
+  void PutMessages(const Outbox::Event& event) {
+    if (std::holds_alternative<std::monostate>(event)) return;
+    Response message;
     if (const auto* started = std::get_if<Outbox::Started>(&event)) {
-      Response message;
-      message.set_request_id(generation_.request_id());
-      v1::PromptInfo* prompt = message.mutable_started();
-      prompt->set_prompt_tokens(started->prompt_tokens);
-      prompt->set_cached_tokens(started->cached_tokens);
-      for (int32_t token : generation_.prompt()) prompt->add_token_ids(token);
-      messages_.push_back(std::move(message));
+      message.set_request_id(request_id());
+      v1::PromptInfo* info = message.mutable_started();
+      info->set_prompt_tokens(started->prompt_tokens);
+      info->set_cached_tokens(started->cached_tokens);
+      for (int32_t token : prompt()) info->add_token_ids(token);
     } else if (const auto* progress = std::get_if<Outbox::Progress>(&event)) {
-      Response message;
       message.mutable_prefill_progress()->set_processed_tokens(progress->processed_tokens);
       message.mutable_prefill_progress()->set_total_tokens(progress->total_tokens);
-      messages_.push_back(std::move(message));
     } else if (const auto* delta = std::get_if<Delta>(&event)) {
-      messages_.push_back(ToMessage(*delta));
-    } else if (const auto* completion = std::get_if<Completion>(&event)) {
-      PutEnd(*completion);
+      SetDelta(*delta, *message.mutable_delta());
+    } else {
+      if (!status_.ok()) return;
+      const auto& completion = std::get<Completion>(event);
+      Response finished;
+      *finished.mutable_candidate_finished() = ToFinished(completion);
+      messages_.push_back(std::move(finished));
+      *message.mutable_completed()->mutable_usage() = ToUsage(completion);
+      *message.mutable_completed()->mutable_timings() = ToTimings(completion);
+      *message.mutable_completed()->mutable_attention() = ToAttention(completion);
     }
+    messages_.push_back(std::move(message));
   }
 
-  Response ToMessage(const Delta& delta) const {
-    Response message;
-    v1::CandidateDelta* proto = message.mutable_delta();
-    if (view_.text) proto->set_text(delta.text);
-    proto->set_num_tokens(static_cast<uint32_t>(delta.tokens.size()));
-    if (view_.token_ids) {
-      for (int32_t token : delta.tokens) proto->add_token_ids(token);
+  void SetDelta(const Delta& delta, v1::CandidateDelta& proto) const {
+    if (view().text) proto.set_text(delta.text);
+    proto.set_num_tokens(static_cast<uint32_t>(delta.tokens.size()));
+    if (view().token_ids) {
+      for (int32_t token : delta.tokens) proto.add_token_ids(token);
     }
-    for (const TokenLogprob& logprob : delta.logprobs) *proto->add_logprobs() = ToProto(logprob);
-    return message;
+    for (const TokenLogprob& logprob : delta.logprobs) *proto.add_logprobs() = ToProto(logprob);
   }
 
-  void PutEnd(const Completion& completion) {
-    ended_ = true;
-    status_ = generation_.End(completion);
-    if (!status_.ok()) return;
-    Response finished, completed;
-    *finished.mutable_candidate_finished() = ToFinished(completion);
-    *completed.mutable_completed()->mutable_usage() = ToUsage(completion);
-    *completed.mutable_completed()->mutable_timings() = ToTimings(completion);
-    *completed.mutable_completed()->mutable_attention() = ToAttention(completion);
-    messages_.push_back(std::move(finished));
-    messages_.push_back(std::move(completed));
-  }
+  Reactor* const reactor_;
+  bool progress_ = true;
 
-  std::mutex mutex_;
-  Generation generation_;
-  const ResponseView view_;
-  const bool progress_;
-  grpc::ServerWriteReactor<Response>* const reactor_;
-  Outbox outbox_;
+  // Of whoever has set writing_:
   std::deque<Response> messages_;  // of the event being sent
-  Response message_;               // being written
-  bool started_ = false;
-  bool engine_done_ = false;  // another request may have this one's id now
-  bool writing_ = false;
-  bool broken_ = false;    // writes fail: the client is gone
-  bool ended_ = false;     // the engine's last word has been taken; status_ is the call's
-  bool finished_ = false;  // Finish has been called
-  grpc::Status status_;
+  grpc::ByteBuffer bytes_;         // being written
+
+  std::mutex mutex_;  // guards what follows
+  Outbox outbox_;
+  grpc::Status status_;      // the call's; constant once the Completion is in the outbox
+  bool writing_ = false;     // a message is being made or written
+  bool broken_ = false;      // writes fail: the client is gone, which OnCancel tells the engine
+  bool last_taken_ = false;  // the Completion
+  bool finished_ = false;    // Finish has been called, or is about to be
 };
 
-class StreamReactor : public grpc::ServerWriteReactor<Response> {
+class StreamReactor : public Reactor {
  public:
-  StreamReactor(const ServingParts& parts, grpc::CallbackServerContext* context,
-                const v1::GenerateStreamRequest* request)
-      : call_(std::make_shared<StreamCall>(parts, *context, *request, this)) {
-    call_->Start(request->input(), call_);
+  StreamReactor(const ServingParts& parts, const grpc::CallbackServerContext& context)
+      : call_(std::make_shared<StreamCall>(parts, context, this)) {}
+  void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
+    call_->Start(workers, request);
   }
   void OnWriteDone(bool ok) override { call_->WriteDone(ok); }
   void OnCancel() override { call_->Cancel(); }
@@ -178,10 +167,11 @@ class StreamReactor : public grpc::ServerWriteReactor<Response> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<Response>* StartStreamCall(const ServingParts& parts,
-                                                    grpc::CallbackServerContext* context,
-                                                    const v1::GenerateStreamRequest* request) {
-  return new StreamReactor(parts, context, request);
+Reactor* StartStreamCall(const ServingParts& parts, WorkerPool& workers,
+                         grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  auto* reactor = new StreamReactor(parts, *context);
+  reactor->Start(workers, request);
+  return reactor;
 }
 
 }  // namespace tauserve

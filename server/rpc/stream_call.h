@@ -5,13 +5,15 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include "server/rpc/generation.h"
+#include "server/rpc/generate_call.h"
 
 namespace tauserve {
 
-grpc::ServerWriteReactor<v1::GenerateStreamResponse>* StartStreamCall(
-    const ServingParts& parts, grpc::CallbackServerContext* context,
-    const v1::GenerateStreamRequest* request);
+// The buffers are a GenerateStreamRequest's and GenerateStreamResponses' bytes.
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartStreamCall(const ServingParts& parts,
+                                                            WorkerPool& workers,
+                                                            grpc::CallbackServerContext* context,
+                                                            const grpc::ByteBuffer* request);
 
 }  // namespace tauserve
 

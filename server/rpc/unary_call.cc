@@ -1,92 +1,72 @@
 #include "server/rpc/unary_call.h"
 
 #include <memory>
-#include <mutex>
 #include <utility>
+
+#include "server/rpc/message.h"
 
 namespace tauserve {
 namespace {
 
-// The engine's side of the call; the engine and the reactor hold it. Until Finish only the engine's thread writes the
-// response.
-class UnaryCall : public ResultSink {
+// The response belongs to the engine's thread until the end.
+class UnaryCall : public GenerateCall {
  public:
   UnaryCall(const ServingParts& parts, const grpc::CallbackServerContext& context,
-            const ResponseView& view, grpc::ServerUnaryReactor* reactor,
-            v1::GenerateResponse* response)
-      : generation_(parts, context),
-        model_(parts.admission->model().name),
-        view_(view),
-        reactor_(reactor),
-        response_(response) {}
-
-  void Start(const v1::GenerationInput& input, std::shared_ptr<UnaryCall> self) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const grpc::Status status = generation_.Start(input, std::move(self));
-    started_ = status.ok();
-    if (started_) return;
-    lock.unlock();
-    reactor_->Finish(status);
-  }
-
-  void Cancel() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (started_ && !engine_done_) generation_.Cancel();
-  }
+            grpc::ServerUnaryReactor* reactor, grpc::ByteBuffer* response)
+      : GenerateCall(parts, context), reactor_(reactor), bytes_(response) {}
 
   void OnStarted(int32_t prompt_tokens, int32_t cached_tokens) override {
-    v1::PromptInfo* prompt = response_->mutable_prompt();
-    prompt->set_prompt_tokens(prompt_tokens);
-    prompt->set_cached_tokens(cached_tokens);
-    for (int32_t token : generation_.prompt()) prompt->add_token_ids(token);
+    v1::PromptInfo* info = response_.mutable_prompt();
+    info->set_prompt_tokens(prompt_tokens);
+    info->set_cached_tokens(cached_tokens);
+    for (int32_t token : prompt()) info->add_token_ids(token);
   }
   void OnPrefillProgress(int32_t, int32_t) override {}
-
   void OnDelta(Delta delta) override {
-    if (view_.text) candidate_.mutable_text()->append(delta.text);
-    if (view_.token_ids) {
+    if (view().text) candidate_.mutable_text()->append(delta.text);
+    if (view().token_ids) {
       for (int32_t token : delta.tokens) candidate_.add_token_ids(token);
     }
     for (const TokenLogprob& logprob : delta.logprobs)
       *candidate_.add_logprobs() = ToProto(logprob);
   }
 
-  void OnEnd(const Completion& completion) override {
-    std::unique_lock<std::mutex> lock(mutex_);
-    engine_done_ = true;
-    const grpc::Status status = generation_.End(completion);
+ protected:
+  absl::Status ParseRequest(const grpc::ByteBuffer& bytes, v1::GenerationInput& input) override {
+    v1::GenerateRequest request;
+    if (absl::Status s = Parse(bytes, request); !s.ok()) return s;
+    input = std::move(*request.mutable_input());
+    return absl::OkStatus();
+  }
+
+  void Answer(const grpc::Status& status, const Completion& completion) override {
     if (status.ok()) {
-      response_->set_request_id(generation_.request_id());
-      response_->set_model(model_);
+      response_.set_request_id(request_id());
+      response_.set_model(parts().admission->model().name);
       *candidate_.mutable_finish() = ToFinished(completion);
-      *response_->add_candidates() = std::move(candidate_);
-      *response_->mutable_usage() = ToUsage(completion);
-      *response_->mutable_timings() = ToTimings(completion);
-      *response_->mutable_attention() = ToAttention(completion);
+      *response_.add_candidates() = std::move(candidate_);
+      *response_.mutable_usage() = ToUsage(completion);
+      *response_.mutable_timings() = ToTimings(completion);
+      *response_.mutable_attention() = ToAttention(completion);
+      *bytes_ = Serialize(response_);
     }
-    lock.unlock();
     reactor_->Finish(status);
   }
 
  private:
-  std::mutex mutex_;
-  Generation generation_;
-  const std::string model_;
-  const ResponseView view_;
   grpc::ServerUnaryReactor* const reactor_;
-  v1::GenerateResponse* const response_;
+  grpc::ByteBuffer* const bytes_;
+  v1::GenerateResponse response_;
   v1::Candidate candidate_;
-  bool started_ = false;
-  bool engine_done_ = false;  // another request may have this one's id now
 };
 
 class UnaryReactor : public grpc::ServerUnaryReactor {
  public:
-  UnaryReactor(const ServingParts& parts, grpc::CallbackServerContext* context,
-               const v1::GenerateRequest* request, v1::GenerateResponse* response)
-      : call_(std::make_shared<UnaryCall>(parts, *context, ToView(request->input().response()),
-                                          this, response)) {
-    call_->Start(request->input(), call_);
+  UnaryReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
+               grpc::ByteBuffer* response)
+      : call_(std::make_shared<UnaryCall>(parts, context, this, response)) {}
+  void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
+    call_->Start(workers, request);
   }
   void OnCancel() override { call_->Cancel(); }
   void OnDone() override { delete this; }
@@ -97,11 +77,13 @@ class UnaryReactor : public grpc::ServerUnaryReactor {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartUnaryCall(const ServingParts& parts,
+grpc::ServerUnaryReactor* StartUnaryCall(const ServingParts& parts, WorkerPool& workers,
                                          grpc::CallbackServerContext* context,
-                                         const v1::GenerateRequest* request,
-                                         v1::GenerateResponse* response) {
-  return new UnaryReactor(parts, context, request, response);
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) {
+  auto* reactor = new UnaryReactor(parts, *context, response);
+  reactor->Start(workers, request);
+  return reactor;
 }
 
 }  // namespace tauserve

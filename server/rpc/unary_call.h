@@ -5,14 +5,15 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include "server/rpc/generation.h"
+#include "server/rpc/generate_call.h"
 
 namespace tauserve {
 
-grpc::ServerUnaryReactor* StartUnaryCall(const ServingParts& parts,
+// The buffers are a GenerateRequest's and a GenerateResponse's bytes.
+grpc::ServerUnaryReactor* StartUnaryCall(const ServingParts& parts, WorkerPool& workers,
                                          grpc::CallbackServerContext* context,
-                                         const v1::GenerateRequest* request,
-                                         v1::GenerateResponse* response);
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response);
 
 }  // namespace tauserve
 
