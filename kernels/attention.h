@@ -58,7 +58,7 @@ struct AttentionStats {
   int64_t pages_considered = 0;  // page of one KV head x block of up to 64 queries
   int64_t pages_read = 0;        // pages whose keys were read
   int64_t kv_bytes_read = 0;
-  int64_t entmax_support = 0;     // the part of `support` that is of entmax rows
+  int64_t entmax_support = 0;    // the part of `support` that is of entmax rows
   int64_t tau_iterations = 0;    // guarded root-finding steps after the histogram, summed over rows
   int64_t wide_rows = 0;         // rows whose candidates outgrew their buffer: exact slow path
   int64_t unconverged_rows = 0;  // rows where |sum p - 1| stayed above 1e-4

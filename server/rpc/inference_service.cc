@@ -8,31 +8,40 @@
 namespace tauserve {
 namespace {
 
-// Tokenizing is all that takes them long: two, so that a huge prompt does not hold up all others.
 constexpr int kWorkers = 2;
 constexpr int kMaxQueuedCalls = 4096;
+// Tokenizing takes seconds for a megabyte or ten: such calls wait for each other, and no others for them.
+constexpr int kBulkWorkers = 1;
+constexpr int kMaxQueuedBulkCalls = 64;
+constexpr size_t kBulkBytes = 1 << 20;
 
 }  // namespace
 
 InferenceServiceImpl::InferenceServiceImpl(const ServingParts& parts)
-    : parts_(parts), workers_(kWorkers, kMaxQueuedCalls) {}
+    : parts_(parts),
+      workers_(kWorkers, kMaxQueuedCalls),
+      bulk_workers_(kBulkWorkers, kMaxQueuedBulkCalls) {}
+
+WorkerPool& InferenceServiceImpl::WorkersFor(const grpc::ByteBuffer* request) {
+  return request->Length() < kBulkBytes ? workers_ : bulk_workers_;
+}
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Generate(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request,
                                                          grpc::ByteBuffer* response) {
-  return StartUnaryCall(parts_, workers_, context, request, response);
+  return StartUnaryCall(parts_, WorkersFor(request), context, request, response);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceServiceImpl::GenerateStream(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  return StartStreamCall(parts_, workers_, context, request);
+  return StartStreamCall(parts_, WorkersFor(request), context, request);
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request,
                                                          grpc::ByteBuffer* response) {
   return AnswerOn<v1::TokenizeRequest, v1::TokenizeResponse>(
-      workers_, context, request, response,
+      WorkersFor(request), context, request, response,
       [this](const auto& from, auto& to) { return DoTokenize(from, to); });
 }
 
@@ -40,7 +49,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
   return AnswerOn<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-      workers_, context, request, response,
+      WorkersFor(request), context, request, response,
       [this](const auto& from, auto& to) { return DoDetokenize(from, to); });
 }
 
@@ -48,7 +57,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::GetModel(grpc::CallbackServerCon
                                                          const grpc::ByteBuffer* request,
                                                          grpc::ByteBuffer* response) {
   return AnswerOn<v1::GetModelRequest, v1::GetModelResponse>(
-      workers_, context, request, response,
+      WorkersFor(request), context, request, response,
       [this](const auto& from, auto& to) { return DoGetModel(from, to); });
 }
 

@@ -40,8 +40,11 @@ class InferenceServiceImpl : public RawInferenceService {
                             v1::DetokenizeResponse& response) const;
   absl::Status DoGetModel(const v1::GetModelRequest& request, v1::GetModelResponse& response) const;
 
+  WorkerPool& WorkersFor(const grpc::ByteBuffer* request);
+
   const ServingParts parts_;
   WorkerPool workers_;
+  WorkerPool bulk_workers_;  // for large messages
 };
 
 }  // namespace tauserve

@@ -1,4 +1,4 @@
-// A few threads for what would keep gRPC's own threads too long: parsing and tokenizing prompts of megabytes (10 MB/s or
+// A few threads for what would keep gRPC's own threads too long: parsing and tokenizing prompts of megabytes (5 MB/s or
 // so), and calls that wait for the engine.
 #ifndef TAUSERVE_SERVER_RPC_WORKER_POOL_H_
 #define TAUSERVE_SERVER_RPC_WORKER_POOL_H_
