@@ -70,14 +70,17 @@ TEST(MetricsTest, EveryMetricHasThePrefixTheModelsNameAndHelp) {
   }
   EXPECT_GT(seen, 50);
   EXPECT_EQ(Find(metrics, "build_info", {{"commit", "abc"}, {"device", "cpu"}})->gauge.value, 1);
-  EXPECT_EQ(Find(metrics, "model_info", {{"alpha_min", "1.5"}, {"alpha_max", "2"}})->gauge.value, 1);
+  EXPECT_EQ(Find(metrics, "model_info", {{"alpha_min", "1.5"}, {"alpha_max", "2"}})->gauge.value,
+            1);
   EXPECT_EQ(Find(metrics, "startup_seconds", {{"phase", "model"}})->gauge.value, 0.25);
 }
 
 TEST(MetricsTest, KnownOutcomesStartAtZero) {
   Metrics metrics("m");
-  EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "OK"}, {"finish_reason", "aborted"}}), 0);
-  EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "CANCELLED"}, {"finish_reason", ""}}), 0);
+  EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "OK"}, {"finish_reason", "aborted"}}),
+            0);
+  EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "CANCELLED"}, {"finish_reason", ""}}),
+            0);
   EXPECT_EQ(CounterValue(metrics, "admission_rejections_total", {{"reason", "not_found"}}), 0);
   EXPECT_EQ(CounterValue(metrics, "attention_wide_rows_total", {{"phase", "decode"}}), 0);
 }
@@ -96,7 +99,9 @@ TEST(MetricsTest, GaugesAreReadAtTheScrape) {
   EXPECT_EQ(Find(metrics, "waiting_prompt_tokens")->gauge.value, 5000);
   EXPECT_EQ(Find(metrics, "kv_pages_free")->gauge.value, 150);
   EXPECT_EQ(Find(metrics, "kv_cache_usage_ratio")->gauge.value, 0.25);
-  EXPECT_EQ(Find(metrics, "kv_cache_info", {{"page_tokens", "64"}, {"num_pages", "200"}})->gauge.value, 1);
+  EXPECT_EQ(
+      Find(metrics, "kv_cache_info", {{"page_tokens", "64"}, {"num_pages", "200"}})->gauge.value,
+      1);
   EXPECT_EQ(Find(metrics, "engine_last_step_timestamp_seconds")->gauge.value, 1000);
   metrics.SetLoadSource(nullptr);
   EXPECT_FALSE(Find(metrics, "requests_running"));
@@ -123,7 +128,8 @@ TEST(MetricsTest, RequestsAreCountedByCodeAndReason) {
   metrics.RequestEnded("OK", "eos_token", absl::Seconds(1));
   metrics.RequestEnded("CANCELLED", "", absl::Seconds(1));
   metrics.AdmissionRejected("unavailable");
-  EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "OK"}, {"finish_reason", "eos_token"}}), 2);
+  EXPECT_EQ(
+      CounterValue(metrics, "requests_total", {{"code", "OK"}, {"finish_reason", "eos_token"}}), 2);
   EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "CANCELLED"}}), 1);
   EXPECT_EQ(CounterValue(metrics, "admission_rejections_total", {{"reason", "unavailable"}}), 1);
   EXPECT_EQ(Find(metrics, "request_duration_seconds")->histogram.sample_count, 3);
@@ -147,9 +153,9 @@ AttentionStats SomeStats() {
   stats.wide_rows = 2;
   stats.unconverged_rows = 1;
   stats.max_tau_residual = 2e-6;
-  stats.support_histogram[0] = 1;                                     // 1 key
-  stats.support_histogram[3] = 4;                                     // 5 to 8 keys
-  stats.support_histogram[AttentionStats::kSupportBuckets - 1] = 1;   // very many
+  stats.support_histogram[0] = 1;                                    // 1 key
+  stats.support_histogram[3] = 4;                                    // 5 to 8 keys
+  stats.support_histogram[AttentionStats::kSupportBuckets - 1] = 1;  // very many
   stats.iteration_histogram[1] = 4;
   stats.iteration_histogram[2] = 2;
   return stats;
@@ -219,7 +225,8 @@ TEST(MetricsTest, ThreadsCountAndScrapeAtOnce) {
   for (int t = 0; t < 4; t++) {
     threads.emplace_back([&metrics, t] {
       for (int i = 0; i < 200; i++) {
-        metrics.RequestEnded(i % 2 ? "OK" : "CANCELLED", i % 2 ? "eos_token" : "", absl::Seconds(1));
+        metrics.RequestEnded(i % 2 ? "OK" : "CANCELLED", i % 2 ? "eos_token" : "",
+                             absl::Seconds(1));
         metrics.SetLoadSource([t] { return LoadSnapshot{t}; });
       }
     });
