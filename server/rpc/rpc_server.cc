@@ -75,6 +75,10 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcOptions& op
     return CannotListen("listen", options.listen);
   }
   rpc->address_ = WithPort(options.listen, port);
+  {
+    std::lock_guard<std::mutex> lock(rpc->mutex_);
+    rpc->health_ = rpc->server_->GetHealthCheckService();
+  }
   rpc->SetReady(false);
   rpc->control_server_ =
       Serve(options.control_listen, &rpc->control_, options.max_message_bytes, &port);
@@ -88,8 +92,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcOptions& op
 RpcServer::~RpcServer() { Shutdown(absl::ZeroDuration()); }
 
 void RpcServer::SetReady(bool ready) {
-  server_->GetHealthCheckService()->SetServingStatus(v1::InferenceService::service_full_name(),
-                                                     ready);
+  std::lock_guard<std::mutex> lock(mutex_);
+  health_->SetServingStatus(v1::InferenceService::service_full_name(), ready);
 }
 
 int32_t RpcServer::Drain(absl::Duration timeout) {

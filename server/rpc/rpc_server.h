@@ -3,9 +3,11 @@
 #ifndef TAUSERVE_SERVER_RPC_RPC_SERVER_H_
 #define TAUSERVE_SERVER_RPC_RPC_SERVER_H_
 
+#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -43,6 +45,9 @@ class RpcServer {
   Engine* engine_;
   InferenceServiceImpl inference_;
   ControlServiceImpl control_;
+  // Set once by Start; handlers of the control service read it as soon as that serves.
+  std::mutex mutex_;
+  grpc::HealthCheckServiceInterface* health_ = nullptr;  // server_'s; guarded by mutex_
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<grpc::Server> control_server_;
   std::string address_;
