@@ -55,7 +55,6 @@ absl::Status CheckStrings(const UnknownFieldSet& fields, const Descriptor& type,
 }  // namespace
 
 absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message& message) {
-  if (!bytes.Valid()) return absl::ResourceExhaustedError("the message is too large");
   if (ParseBytes(bytes, message)) return absl::OkStatus();
   // A message without fields of its own parses whatever is well-formed.
   google::protobuf::Empty fields;

@@ -11,8 +11,7 @@
 
 namespace tauserve {
 
-// InvalidArgument with the field and the offset for a string that is not UTF-8, and for bytes that are no such message;
-// ResourceExhausted where there are no bytes, which is what gRPC makes of a message above its limit.
+// InvalidArgument with the field and the offset for a string that is not UTF-8, and for bytes that are no such message.
 absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message& message);
 
 grpc::ByteBuffer Serialize(const google::protobuf::Message& message);

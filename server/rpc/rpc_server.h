@@ -20,7 +20,8 @@ namespace tauserve {
 struct RpcOptions {
   std::string listen;  // HOST:PORT; port 0 picks a free one
   std::string control_listen;
-  int32_t max_message_bytes = 64 << 20;  // of a request
+  // Of a request. gRPC refuses a larger one (RESOURCE_EXHAUSTED) before the service sees a call: no metric counts it.
+  int32_t max_message_bytes = 64 << 20;
 };
 
 class RpcServer {
