@@ -21,8 +21,9 @@ class PageRef {
   PageRef() = default;
   PageRef(PageRef&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
   PageRef& operator=(PageRef&& other) noexcept {
-    std::swap(pool_, other.pool_);
-    std::swap(id_, other.id_);
+    PageRef taken(std::move(other));
+    std::swap(pool_, taken.pool_);
+    std::swap(id_, taken.id_);
     return *this;
   }
   ~PageRef();

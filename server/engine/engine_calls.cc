@@ -12,7 +12,7 @@ namespace tauserve {
 absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
   const int64_t longest = int64_t{model_->num_pages()} * kPageTokens + 1;
   const int64_t tokens =
-      int64_t{static_cast<int64_t>(request->prompt.size())} + request->stopping.max_new_tokens;
+      static_cast<int64_t>(request->prompt.size()) + request->stopping.max_new_tokens;
   if (tokens > longest) {
     return absl::InvalidArgumentError(
         absl::StrCat("prompt of ", request->prompt.size(), " tokens plus max_new_tokens of ",
@@ -27,7 +27,7 @@ absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
                                                      " requests wait, the limit is ",
                                                      options_.max_waiting_requests));
   }
-  if (!in_flight_.insert(request->id).second) {
+  if (!in_flight_.try_emplace(request->id, request).second) {
     return absl::AlreadyExistsError(
         absl::StrCat("a request with id '", request->id, "' is in flight"));
   }
@@ -39,8 +39,9 @@ absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
 
 void Engine::Loop::Cancel(const std::string& request_id) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!in_flight_.contains(request_id)) return;
-  inbox_.endings.emplace_back(request_id, Ending::kCancelled);
+  const auto it = in_flight_.find(request_id);
+  if (it == in_flight_.end()) return;
+  inbox_.endings.emplace_back(it->second, Ending::kCancelled);
   wake_.notify_one();
 }
 
@@ -53,14 +54,17 @@ std::vector<std::string> Engine::Loop::EndAll(absl::Span<const std::string> requ
                                               Ending ending) {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<std::string> found;
+  auto end = [&](const auto& id_and_request) {
+    found.push_back(id_and_request.first);
+    inbox_.endings.emplace_back(id_and_request.second, ending);
+  };
   if (request_ids.empty()) {
-    found.assign(in_flight_.begin(), in_flight_.end());
+    for (const auto& entry : in_flight_) end(entry);
     std::sort(found.begin(), found.end());
   }
   for (const std::string& id : request_ids) {
-    if (in_flight_.contains(id)) found.push_back(id);
+    if (const auto it = in_flight_.find(id); it != in_flight_.end()) end(*it);
   }
-  for (const std::string& id : found) inbox_.endings.emplace_back(id, ending);
   wake_.notify_one();
   return found;
 }
@@ -68,7 +72,7 @@ std::vector<std::string> Engine::Loop::EndAll(absl::Span<const std::string> requ
 int32_t Engine::Loop::Drain(absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(mutex_);
   draining_ = true;
-  auto idle = [this] { return in_flight_.empty(); };
+  auto idle = [this] { return in_flight_.empty() && telling_ == 0; };
   timeout = std::clamp(timeout, absl::ZeroDuration(), absl::Hours(24 * 365));
   if (idle_.wait_for(lock, absl::ToChronoNanoseconds(timeout), idle)) return 0;
   lock.unlock();
@@ -101,7 +105,8 @@ EngineLoad Engine::Loop::load() const {
 
 absl::Duration Engine::Loop::RetryDelay() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return std::clamp(mean_service_, absl::Milliseconds(10), absl::Minutes(1));
+  return std::clamp(mean_service_.value_or(absl::Seconds(1)), absl::Milliseconds(10),
+                    absl::Minutes(1));
 }
 
 void Engine::Loop::Shutdown() {
@@ -111,6 +116,7 @@ void Engine::Loop::Shutdown() {
     stop_ = true;
     wake_.notify_one();
   }
+  std::lock_guard<std::mutex> lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
 }
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/sampling/logprobs.h"
 
 namespace tauserve {
 
@@ -33,6 +34,7 @@ void Engine::Loop::Main() {
     inbox = Inbox();
     EndExpired();
     if (!active_.empty()) RunStep();
+    MeasureService();
     PublishLoad();
   }
 }
@@ -50,6 +52,7 @@ bool Engine::Loop::WaitForWork(Inbox& inbox) {
 }
 
 void Engine::Loop::Apply(Inbox& inbox) {
+  if (active_.empty()) service_from_ = absl::Now();
   for (std::shared_ptr<const Request>& request : inbox.submitted) {
     const std::string id = request->id;
     auto a = std::make_unique<ActiveRequest>(std::move(request), model_->info(), tokenizer_);
@@ -57,9 +60,9 @@ void Engine::Loop::Apply(Inbox& inbox) {
     by_sequence_[&a->sequence] = a.get();
     active_[id] = std::move(a);
   }
-  for (const auto& [id, ending] : inbox.endings) {
-    const auto it = active_.find(id);
-    if (it == active_.end()) continue;
+  for (const auto& [request, ending] : inbox.endings) {
+    const auto it = active_.find(request->id);
+    if (it == active_.end() || it->second->request != request) continue;
     if (ending == Ending::kCancelled) {
       End(*it->second, absl::CancelledError("cancelled by the client"), std::nullopt);
     } else if (ending == Ending::kDrained && !it->second->scheduled) {
@@ -103,12 +106,10 @@ void Engine::Loop::RunStep() {
   last_step_ = now;
   CountStep(step, output, now - start);
 
-  // Entries are copied: a request that ends leaves the scheduler.
-  const std::vector<Scheduler::Entry> entries = step.entries;
   scheduler_.Commit();
   const int64_t vocab = model_->info().vocab_size;
   int64_t row = 0;
-  for (const Scheduler::Entry& entry : entries) {
+  for (const Scheduler::Entry& entry : step.entries) {
     ActiveRequest& a = *by_sequence_.at(entry.sequence);
     if (entry.sequence->computed() <= entry.sequence->prompt_tokens()) {
       a.request->sink->OnPrefillProgress(entry.sequence->computed(),
@@ -214,22 +215,41 @@ void Engine::Loop::End(ActiveRequest& a, absl::Status status, std::optional<Fini
   scheduler_.Remove(&a.sequence);
   by_sequence_.erase(&a.sequence);
   const auto node = active_.extract(request.id);  // `a` lives until the end of this function
-  PublishLoad();
+  ended_++;
   {
     // First the id is free again: who learns of the end may use it at once.
     std::lock_guard<std::mutex> lock(mutex_);
+    PublishLoadLocked();
     in_flight_.erase(request.id);
-    if (last_end_ != absl::InfinitePast()) {
-      mean_service_ = 0.8 * mean_service_ + 0.2 * (now - last_end_);
-    }
-    last_end_ = now;
+    telling_++;
   }
   request.sink->OnEnd(c);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    telling_--;
+  }
   idle_.notify_all();
+}
+
+// Requests that end in one step count together: their sum is the rate. With nobody waiting the engine is idle in part,
+// and its rate says nothing about a queue.
+void Engine::Loop::MeasureService() {
+  if (ended_ == 0) return;
+  const absl::Time now = absl::Now();
+  const absl::Duration each = (now - service_from_) / ended_;
+  ended_ = 0;
+  service_from_ = now;
+  if (scheduler_.num_waiting() == 0) return;
+  std::lock_guard<std::mutex> lock(mutex_);
+  mean_service_ = mean_service_ ? 0.8 * *mean_service_ + 0.2 * each : each;
 }
 
 void Engine::Loop::PublishLoad() {
   std::lock_guard<std::mutex> lock(mutex_);
+  PublishLoadLocked();
+}
+
+void Engine::Loop::PublishLoadLocked() {
   load_.running_requests = scheduler_.num_running();
   load_.waiting_requests = scheduler_.num_waiting();
   load_.waiting_prompt_tokens = scheduler_.waiting_prompt_tokens();

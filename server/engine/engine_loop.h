@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "server/engine/active_request.h"
 #include "server/engine/engine.h"
 #include "server/engine/step_inputs.h"
@@ -42,7 +41,8 @@ class Engine::Loop {
   enum class Ending { kCancelled, kAborted, kDrained };
   struct Inbox {
     std::vector<std::shared_ptr<const Request>> submitted;
-    std::vector<std::pair<std::string, Ending>> endings;
+    // By request, not by id: an id may be used again while its first request's ending is still here.
+    std::vector<std::pair<std::shared_ptr<const Request>, Ending>> endings;
     std::vector<std::function<void()>> calls;  // to run on the engine's thread
     bool empty() const { return submitted.empty() && endings.empty() && calls.empty(); }
   };
@@ -61,6 +61,8 @@ class Engine::Loop {
   // Frees all that the request holds, then tells its sink.
   void End(ActiveRequest& a, absl::Status status, std::optional<FinishReason> reason);
   void PublishLoad();
+  void PublishLoadLocked();
+  void MeasureService();
 
   const EngineOptions options_;
   LanguageModel* const model_;
@@ -76,21 +78,23 @@ class Engine::Loop {
   absl::flat_hash_map<std::string, std::unique_ptr<ActiveRequest>> active_;
   absl::flat_hash_map<const Sequence*, ActiveRequest*> by_sequence_;
   absl::Time last_step_ = absl::InfinitePast();
+  absl::Time service_from_;  // since when ended_ are counted
+  int32_t ended_ = 0;
 
   // Shared; guarded by mutex_.
   mutable std::mutex mutex_;
   std::condition_variable wake_;  // for the engine: inbox or stop
   std::condition_variable idle_;  // for callers: a request has ended
   Inbox inbox_;
-  absl::flat_hash_set<std::string> in_flight_;
-  EngineLoad load_;  // as of the last publication, inbox not included
+  absl::flat_hash_map<std::string, std::shared_ptr<const Request>> in_flight_;
+  int32_t telling_ = 0;  // not in flight any more, but the sink's OnEnd has not returned
+  EngineLoad load_;      // as of the last publication, inbox not included
   int64_t inbox_prompt_tokens_ = 0;
-  absl::Duration mean_service_ =
-      absl::Seconds(1);  // between two requests' ends while others wait, smoothed
-  absl::Time last_end_ = absl::InfinitePast();
+  std::optional<absl::Duration> mean_service_;  // between two ends while others wait, smoothed
   bool draining_ = false;
   bool stop_ = false;
 
+  std::mutex join_mutex_;  // Shutdown may be called by several threads
   std::thread thread_;
 };
 

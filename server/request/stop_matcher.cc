@@ -19,11 +19,12 @@ size_t PartialMatch(const std::string& text, const std::string& stop) {
 std::string StopMatcher::Append(const std::string& piece, bool armed) {
   if (matched_) return "";
   held_ += piece;
-  if (!armed) return std::exchange(held_, "");
+  if (!armed) unarmed_ = held_.size();
   // The stop string that is complete first wins, however the text was cut; of those that end together, the longest.
   size_t first_end = std::string::npos;
   for (const std::string& stop : stops_) {
-    const size_t at = held_.find(stop);
+    const size_t from = unarmed_ < stop.size() ? 0 : unarmed_ + 1 - stop.size();
+    const size_t at = held_.find(stop, from);
     if (at == std::string::npos) continue;
     const size_t end = at + stop.size();
     if (end < first_end || (end == first_end && stop.size() > match_.size())) {
@@ -38,8 +39,10 @@ std::string StopMatcher::Append(const std::string& piece, bool armed) {
   }
   size_t keep = 0;
   for (const std::string& stop : stops_) keep = std::max(keep, PartialMatch(held_, stop));
-  std::string shown = held_.substr(0, held_.size() - keep);
-  held_.erase(0, held_.size() - keep);
+  const size_t show = held_.size() - keep;
+  std::string shown = held_.substr(0, show);
+  held_.erase(0, show);
+  unarmed_ -= std::min(unarmed_, show);
   return shown;
 }
 

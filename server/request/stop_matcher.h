@@ -3,7 +3,9 @@
 #ifndef TAUSERVE_SERVER_REQUEST_STOP_MATCHER_H_
 #define TAUSERVE_SERVER_REQUEST_STOP_MATCHER_H_
 
+#include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace tauserve {
@@ -14,7 +16,7 @@ class StopMatcher {
       : stops_(std::move(stops)), include_stop_(include_stop) {}
 
   // Takes the next piece and returns the text that may be shown. After a match nothing more is taken. While `armed` is
-  // false a stop string that ends in this piece is not a match.
+  // false a stop string that ends in this piece is not a match; one that only begins in it may become one later.
   std::string Append(const std::string& piece, bool armed = true);
   // What was held back; the text has ended.
   std::string Flush();
@@ -26,6 +28,7 @@ class StopMatcher {
   std::vector<std::string> stops_;
   bool include_stop_;
   std::string held_;
+  size_t unarmed_ = 0;  // bytes at the front of held_ in which no match may end
   bool matched_ = false;
   std::string match_;
 };

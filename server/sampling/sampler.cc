@@ -2,40 +2,49 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/check.h"
 
 namespace tauserve {
 namespace {
 
-constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
+constexpr float kForbidden = -kInfinity;
 
-// The most probable first; equal ones by id.
-bool Before(float logit_a, int32_t a, float logit_b, int32_t b) {
-  return logit_a > logit_b || (logit_a == logit_b && a < b);
+absl::Status CheckLogits(absl::Span<const float> logits) {
+  int unusable = 0;
+  for (float logit : logits) unusable |= !(logit < kInfinity);  // NaN too
+  if (unusable == 0) return absl::OkStatus();
+  const auto bad =
+      std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInfinity); });
+  return absl::InternalError(absl::StrCat("logit of token ", bad - logits.begin(), " is ", *bad));
+}
+
+// The model's own -infinity stays; what the penalty blows up stays finite, so that the largest is still defined.
+float Repeated(float logit, float penalty) {
+  if (logit == kForbidden) return logit;
+  return std::clamp(logit > 0 ? logit / penalty : logit * penalty, -kLargest, kLargest);
 }
 
 }  // namespace
 
 Sampler::Sampler(int32_t vocab_size) : logits_(vocab_size), counts_(vocab_size, 0) {
   choices_.reserve(vocab_size);
+  ranked_.reserve(vocab_size);
 }
 
 absl::StatusOr<int32_t> Sampler::Sample(const SamplingParams& params, const SampleInput& input) {
+  if (absl::Status status = CheckLogits(input.logits); !status.ok()) return status;
   Adjust(params, input);
-  int32_t best = -1;
-  for (size_t t = 0; t < input.logits.size(); t++) {
-    const float logit = logits_[t];
-    if (std::isnan(logit) || logit == std::numeric_limits<float>::infinity()) {
-      return absl::InternalError(absl::StrCat("logit of token ", t, " is ", logit));
-    }
-    if (logit != kForbidden && (best < 0 || logit > logits_[best])) best = static_cast<int32_t>(t);
-  }
-  if (best < 0) return absl::InternalError("no token has a finite logit");
-  if (params.greedy()) return best;
-  return Draw(params, input.output.size());
+  const auto best = std::max_element(logits_.begin(), logits_.end());  // the first of equals
+  if (*best == kForbidden) return absl::InternalError("no token has a finite logit");
+  if (params.greedy()) return static_cast<int32_t>(best - logits_.begin());
+  return Draw(params, *best, input.output.size());
 }
 
 void Sampler::Adjust(const SamplingParams& params, const SampleInput& input) {
@@ -57,8 +66,7 @@ void Sampler::ApplyPenalties(const SamplingParams& params, const SampleInput& in
     for (absl::Span<const int32_t> tokens : {input.prompt, input.output}) {
       for (int32_t token : tokens) {
         if (counts_[token]++ > 0) continue;
-        float& logit = logits_[token];
-        logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+        logits_[token] = Repeated(logits_[token], params.repetition_penalty);
       }
     }
     for (int32_t token : input.prompt) counts_[token] = 0;
@@ -74,58 +82,51 @@ void Sampler::ApplyPenalties(const SamplingParams& params, const SampleInput& in
   }
 }
 
-absl::StatusOr<int32_t> Sampler::Draw(const SamplingParams& params, uint64_t position) {
+int32_t Sampler::Draw(const SamplingParams& params, float best, uint64_t position) {
   choices_.clear();
   for (size_t t = 0; t < logits_.size(); t++) {
-    if (logits_[t] == kForbidden) continue;
-    choices_.push_back({logits_[t] / params.temperature, static_cast<int32_t>(t), 0});
+    if (logits_[t] != kForbidden) choices_.push_back({logits_[t], static_cast<int32_t>(t), 0});
   }
   if (params.top_k > 0) KeepTopK(params.top_k);
+  // The best is taken off before the division: no temperature, however small, makes it infinite.
+  for (Choice& c : choices_) c.probability = std::exp((c.score - best) / params.temperature);
   Normalize();
   if (params.typical_p < 1) KeepTypical(params.typical_p);
   if (params.top_p < 1) KeepTopP(params.top_p);
-  if (params.min_p > 0) {
-    float top = 0;
-    for (const Choice& c : choices_) top = std::max(top, c.probability);
-    choices_.erase(
-        std::remove_if(choices_.begin(), choices_.end(),
-                       [&](const Choice& c) { return c.probability < params.min_p * top; }),
-        choices_.end());
-  }
-  // In order of ids, so that the draw does not depend on how the truncations ordered them.
-  std::sort(choices_.begin(), choices_.end(),
-            [](const Choice& a, const Choice& b) { return a.token < b.token; });
+  if (params.min_p > 0) KeepMinP(params.min_p);
+
   double total = 0;
   for (const Choice& c : choices_) total += c.probability;
   const double target = UniformAt(params.seed, position) * total;
   double sum = 0;
+  int32_t token = -1;
   for (const Choice& c : choices_) {
+    if (c.probability == 0) continue;
+    token = c.token;
     sum += c.probability;
-    if (target < sum) return c.token;
+    if (target < sum) break;
   }
-  for (size_t i = choices_.size(); i-- > 0;) {  // rounding left the target at the very end
-    if (choices_[i].probability > 0) return choices_[i].token;
-  }
-  return absl::InternalError("no token has a probability above zero");
+  TAUSERVE_CHECK(token >= 0, "every truncation keeps a token of positive probability");
+  return token;
 }
 
 void Sampler::Normalize() {
-  float max = kForbidden;
-  for (const Choice& c : choices_) max = std::max(max, c.logit);
   double sum = 0;
-  for (Choice& c : choices_) {
-    c.probability = std::exp(c.logit - max);
-    sum += c.probability;
-  }
+  for (const Choice& c : choices_) sum += c.probability;
   for (Choice& c : choices_) c.probability = static_cast<float>(c.probability / sum);
 }
 
-void Sampler::KeepTopK(int32_t k) {
-  if (choices_.size() <= size_t(k)) return;
-  std::nth_element(
-      choices_.begin(), choices_.begin() + k, choices_.end(),
-      [](const Choice& a, const Choice& b) { return Before(a.logit, a.token, b.logit, b.token); });
-  choices_.resize(k);
+void Sampler::KeepTopK(size_t k) {
+  if (choices_.size() <= k) return;
+  if (k <=
+      1024) {  // a heap of the best, which few of the others enter: half the time of the selection below
+    ranked_.resize(k);
+    std::partial_sort_copy(choices_.begin(), choices_.end(), ranked_.begin(), ranked_.end());
+  } else {
+    ranked_ = choices_;
+    std::nth_element(ranked_.begin(), ranked_.begin() + (k - 1), ranked_.end());
+  }
+  KeepUpTo(ranked_[k - 1]);
 }
 
 // The tokens whose surprise is nearest to the distribution's entropy, up to `mass` (Meister et al. 2022).
@@ -134,39 +135,55 @@ void Sampler::KeepTypical(float mass) {
   for (const Choice& c : choices_) {
     if (c.probability > 0) entropy -= c.probability * std::log(c.probability);
   }
-  auto distance = [&](const Choice& c) {
-    return c.probability > 0 ? std::fabs(-std::log(c.probability) - entropy)
-                             : std::numeric_limits<double>::infinity();
-  };
-  std::sort(choices_.begin(), choices_.end(), [&](const Choice& a, const Choice& b) {
-    const double da = distance(a), db = distance(b);
-    return da < db || (da == db && a.token < b.token);
-  });
-  double sum = 0;
-  size_t n = 0;
-  while (n < choices_.size() && sum < mass) sum += choices_[n++].probability;
-  choices_.resize(std::max<size_t>(n, 1));
+  for (Choice& c : choices_) {
+    const float surprise = -std::log(c.probability);  // infinite for a probability of zero
+    c.score = -std::fabs(surprise - static_cast<float>(entropy));
+  }
+  ranked_ = choices_;
+  KeepUpTo(LastWithin(mass));
   Normalize();
+  for (Choice& c : choices_) c.score = logits_[c.token];
 }
 
-// The most probable tokens up to `mass`. Sorts only as many as it needs.
+// The most probable tokens up to `mass`.
 void Sampler::KeepTopP(float mass) {
-  auto before = [](const Choice& a, const Choice& b) {
-    return Before(a.logit, a.token, b.logit, b.token);
-  };
-  double sum = 0;
-  size_t sorted = 0;
-  for (size_t group = 64; sorted < choices_.size(); group *= 4) {
-    const size_t end = std::min(choices_.size(), sorted + group);
-    std::partial_sort(choices_.begin() + sorted, choices_.begin() + end, choices_.end(), before);
-    for (; sorted < end; sorted++) {
-      sum += choices_[sorted].probability;
-      if (sum >= mass) {
-        choices_.resize(sorted + 1);
-        return;
-      }
+  // Those below (1 - mass) / n hold less than 1 - mass together: the others reach `mass` without them. Half of it, so
+  // that rounding never leaves nothing.
+  const float least = (1 - mass) / 2 / choices_.size();
+  ranked_.clear();
+  std::copy_if(choices_.begin(), choices_.end(), std::back_inserter(ranked_),
+               [&](const Choice& c) { return c.probability >= least; });
+  KeepUpTo(LastWithin(mass));
+}
+
+void Sampler::KeepMinP(float fraction) {
+  float top = 0;
+  for (const Choice& c : choices_) top = std::max(top, c.probability);
+  std::erase_if(choices_, [&](const Choice& c) { return c.probability < fraction * top; });
+}
+
+// The one of ranked_, in order, with which the sum of probabilities reaches `mass`; the last one, if it never does.
+// Halves the range in which it must be, so the work is linear however many are kept.
+Sampler::Choice Sampler::LastWithin(float mass) {
+  size_t begin = 0, end = ranked_.size();
+  double before = 0;  // probability of [0, begin)
+  while (end - begin > 1) {
+    const size_t middle = begin + (end - begin) / 2;
+    std::nth_element(ranked_.begin() + begin, ranked_.begin() + middle, ranked_.begin() + end);
+    double half = 0;
+    for (size_t i = begin; i < middle; i++) half += ranked_[i].probability;
+    if (before + half >= mass) {
+      end = middle;
+    } else {
+      before += half;
+      begin = middle;
     }
   }
+  return ranked_[begin];
+}
+
+void Sampler::KeepUpTo(const Choice& last) {
+  std::erase_if(choices_, [&](const Choice& c) { return last < c; });
 }
 
 double UniformAt(uint64_t seed, uint64_t position) {
@@ -178,34 +195,6 @@ double UniformAt(uint64_t seed, uint64_t position) {
   };
   constexpr uint64_t kStep = 0x9e3779b97f4a7c15u;
   return static_cast<double>(mix(mix(seed + kStep) + (position + 1) * kStep) >> 11) * 0x1p-53;
-}
-
-TokenLogprob LogprobOf(absl::Span<const float> logits, int32_t token, int32_t top_n) {
-  TokenLogprob result;
-  result.token = token;
-  const float max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
-  const double log_sum = max + std::log(sum);
-  result.logprob = static_cast<float>(logits[token] - log_sum);
-  result.rank = 1;
-  std::vector<int32_t> top;  // a heap with the least probable of the best on top
-  auto before = [&](int32_t a, int32_t b) { return Before(logits[a], a, logits[b], b); };
-  for (size_t t = 0; t < logits.size(); t++) {
-    const int32_t id = static_cast<int32_t>(t);
-    result.rank += before(id, token);
-    if (static_cast<int32_t>(top.size()) < top_n) {
-      top.push_back(id);
-      std::push_heap(top.begin(), top.end(), before);
-    } else if (top_n > 0 && before(id, top.front())) {
-      std::pop_heap(top.begin(), top.end(), before);
-      top.back() = id;
-      std::push_heap(top.begin(), top.end(), before);
-    }
-  }
-  std::sort_heap(top.begin(), top.end(), before);
-  for (int32_t id : top) result.top.emplace_back(id, static_cast<float>(logits[id] - log_sum));
-  return result;
 }
 
 }  // namespace tauserve

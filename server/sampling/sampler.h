@@ -25,35 +25,39 @@ class Sampler {
   explicit Sampler(int32_t vocab_size);
 
   // Meanings and order of the parameters: proto/tauserve/inference/v1/inference.proto. Ties go to the lowest id.
-  // Internal if no finite choice is left (NaN logits).
+  // Internal if a logit is NaN or +infinity, or if no finite choice is left.
   absl::StatusOr<int32_t> Sample(const SamplingParams& params, const SampleInput& input);
 
  private:
   struct Choice {
-    float logit;
+    float score;  // what a truncation orders by: the highest is kept longest
     int32_t token;
     float probability;
+    // The order of truncations: ties go to the lowest id.
+    bool operator<(const Choice& other) const {
+      return score > other.score || (score == other.score && token < other.token);
+    }
   };
 
   void Adjust(const SamplingParams& params, const SampleInput& input);
   void ApplyPenalties(const SamplingParams& params, const SampleInput& input);
-  absl::StatusOr<int32_t> Draw(const SamplingParams& params, uint64_t position);
+  int32_t Draw(const SamplingParams& params, float best, uint64_t position);
   void Normalize();
-  void KeepTopK(int32_t k);
+  void KeepTopK(size_t k);
   void KeepTypical(float mass);
   void KeepTopP(float mass);
+  void KeepMinP(float fraction);
+  Choice LastWithin(float mass);
+  void KeepUpTo(const Choice& last);
 
   std::vector<float> logits_;
   std::vector<int32_t> counts_;  // workspace, all zero between calls
-  std::vector<Choice> choices_;
+  std::vector<Choice> choices_;  // what may still be drawn, in order of ids
+  std::vector<Choice> ranked_;   // workspace of truncations, in any order
 };
 
 // Uniform in [0, 1), a function of its arguments only.
 double UniformAt(uint64_t seed, uint64_t position);
-
-// Log-probability, rank and the `top_n` most probable alternatives of `token` under the model's distribution at
-// temperature 1.
-TokenLogprob LogprobOf(absl::Span<const float> logits, int32_t token, int32_t top_n);
 
 }  // namespace tauserve
 

@@ -26,6 +26,7 @@ void Scheduler::Remove(Sequence* sequence) {
     waiting_prompt_tokens_ -= sequence->prompt_tokens();
   }
   sequence->ReleasePages();
+  refused_ = nullptr;
 }
 
 const Scheduler::Step& Scheduler::Schedule() {
@@ -46,7 +47,8 @@ const Scheduler::Step& Scheduler::Schedule() {
   }
   while (budget > 0 && !waiting_.empty() && num_running() < options_.max_running_requests) {
     Sequence* next = waiting_.front();
-    if (!Admit(next)) break;  // in order of arrival: nobody overtakes one that waits for pages
+    if (next == refused_ || !Admit(next))
+      break;  // in order of arrival: nobody overtakes one that waits for pages
     waiting_.pop_front();
     waiting_prompt_tokens_ -= next->prompt_tokens();
     running_.push_back(next);
@@ -74,6 +76,8 @@ bool Scheduler::Admit(Sequence* sequence) {
   const int64_t missing = sequence->max_pages() - static_cast<int64_t>(match.pages.size());
   if (pool_->free_pages() - reserved_pages_ < missing) {
     while (!match.pages.empty()) match.pages.pop_back();
+    refused_ = sequence;
+    refused_prefix_ = match.prefix;
     return false;
   }
   sequence->indexed_pages_ = static_cast<int32_t>(match.pages.size());
@@ -101,6 +105,7 @@ void Scheduler::IndexFullPages(Sequence* sequence) {
   if (index_ == nullptr || request.bypass_prefix_cache) return;
   while ((sequence->indexed_pages_ + 1) * kPageTokens <= sequence->computed_) {
     const int32_t page = sequence->indexed_pages_++;
+    if (sequence->prefix_ == refused_prefix_) refused_ = nullptr;
     sequence->prefix_ =
         index_->Add(request.cache_salt, sequence->prefix_,
                     sequence->tokens().subspan(int64_t{page} * kPageTokens, kPageTokens),

@@ -27,7 +27,7 @@ class Scheduler {
   // To the end of the queue. The sequence must be removed before it is destroyed, and its max_pages() must not exceed
   // the pool's size.
   void Add(Sequence* sequence);
-  // Takes a sequence out, whatever its state; its pages are free afterwards.
+  // Takes a sequence out, whatever its state; its pages are free afterwards. Not between Schedule and Commit.
   void Remove(Sequence* sequence);
 
   struct Entry {
@@ -61,6 +61,10 @@ class Scheduler {
   int64_t waiting_prompt_tokens_ = 0;
   int64_t reserved_pages_ = 0;  // promised to running sequences, not yet allocated
   Step step_;
+  // The first in the queue, where its pages were refused, and what was known of its prefix then. Looking again makes
+  // sense only when pages came back or that prefix has grown; for a long prompt a look costs more than a whole step.
+  const Sequence* refused_ = nullptr;
+  PrefixIndex::PrefixId refused_prefix_ = PrefixIndex::kRoot;
 };
 
 }  // namespace tauserve

@@ -45,6 +45,16 @@ TEST(PagePoolTest, MovingDoesNotCount) {
   EXPECT_EQ(pool.free_pages(), 1);
 }
 
+TEST(PagePoolTest, AssigningReleasesWhatWasHeld) {
+  PagePool pool(2);
+  PageRef a = pool.Allocate(), b = pool.Allocate();
+  const PageId kept = a.id();
+  b = std::move(a);
+  EXPECT_TRUE(a.empty());
+  EXPECT_EQ(b.id(), kept);
+  EXPECT_EQ(pool.free_pages(), 1);
+}
+
 TEST(PagePoolTest, KeptPagesAreTakenLastAndOldestFirst) {
   PagePool pool(3);
   std::vector<PageId> dropped;

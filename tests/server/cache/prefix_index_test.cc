@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <random>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace tauserve {
@@ -79,6 +82,52 @@ TEST_F(PrefixIndexTest, ClearedPagesAreForgotten) {
   { auto pages = Insert("", Tokens(128)); }
   EXPECT_EQ(pool_.DropKept(), 2);
   EXPECT_EQ(Found("", Tokens(128)), 0u);
+}
+
+// Requests come and go in a pool too small for them; every page found must hold what is asked for, the whole prefix
+// and the salt included, and after the last request everything is free.
+TEST(PrefixIndexPropertyTest, NeverServesAnotherPrefixsPage) {
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  PagePool pool(12);
+  PrefixIndex index(&pool);
+  std::vector<std::pair<std::string, std::vector<int32_t>>> content(
+      12);  // salt, tokens up to there
+  std::vector<std::vector<PageRef>> running;
+  int found = 0;
+  for (int i = 0; i < 20000; i++) {
+    if (!running.empty() && random() % 2 == 0) {
+      std::swap(running[random() % running.size()], running.back());
+      while (!running.back().empty()) running.back().pop_back();
+      running.pop_back();
+    }
+    if (random() % 500 == 0) pool.DropKept();
+    const std::string salt(1, "ab"[random() % 2]);
+    std::vector<int32_t> tokens((1 + random() % 4) * kPageTokens, 0);
+    // Pages differ in one token only, and repeat often.
+    for (size_t at = 0; at < tokens.size(); at += kPageTokens) tokens[at + 63] = random() % 3;
+    PrefixIndex::Match match = index.Find(salt, tokens);
+    std::vector<PageRef> pages = std::move(match.pages);
+    for (size_t p = 0; p < pages.size(); p++) {
+      const std::vector<int32_t> prefix(tokens.begin(), tokens.begin() + (p + 1) * kPageTokens);
+      ASSERT_EQ(content[pages[p].id()], std::make_pair(salt, prefix));
+      found++;
+    }
+    for (size_t p = pages.size(); p < tokens.size() / kPageTokens; p++) {
+      PageRef page = pool.Allocate();
+      if (page.empty()) break;
+      content[page.id()] = {salt, {tokens.begin(), tokens.begin() + (p + 1) * kPageTokens}};
+      match.prefix =
+          index.Add(salt, match.prefix,
+                    absl::MakeConstSpan(tokens).subspan(p * kPageTokens, kPageTokens), page.id());
+      pages.push_back(std::move(page));
+    }
+    running.push_back(std::move(pages));
+  }
+  EXPECT_GT(found, 1000);
+  running.clear();
+  EXPECT_EQ(pool.free_pages(), 12);
 }
 
 }  // namespace

@@ -1,49 +1,17 @@
-#include "server/engine/engine.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/time/clock.h"
-#include "tests/server/engine/fake_model.h"
+#include "tests/server/engine/engine_fixture.h"
 
 namespace tauserve {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-class EngineTest : public testing::Test {
- protected:
-  void Start(EngineOptions options = {}, int32_t pages = 64) {
-    model_ = std::make_unique<FakeModel>(pages);
-    engine_ = std::make_unique<Engine>(options, model_.get(), &tokenizer_, &metrics_);
-  }
-  void TearDown() override {
-    if (!engine_) return;
-    engine_->Shutdown();
-    const EngineLoad load = engine_->load();
-    EXPECT_EQ(load.pages_free, load.pages_total);
-    EXPECT_EQ(load.running_requests + load.waiting_requests, 0);
-    EXPECT_EQ(load.waiting_prompt_tokens, 0);
-  }
-  // Submits a request that keeps the engine inside Run until Release.
-  FakeRequest HoldWith(const std::string& id, int prompt, int max_new) {
-    model_->Hold();
-    FakeRequest f = MakeFakeRequest(id, prompt, max_new);
-    EXPECT_TRUE(engine_->Submit(f.request).ok());
-    model_->WaitUntilHeld();
-    return f;
-  }
-  FakeTokenizer tokenizer_;
-  Metrics metrics_{"fake"};
-  std::unique_ptr<FakeModel> model_;
-  std::unique_ptr<Engine> engine_;
-};
 
 TEST_F(EngineTest, GeneratesWhatTheModelSays) {
   Start({.max_batched_tokens = 50});
@@ -98,66 +66,6 @@ TEST_F(EngineTest, RepeatedPromptsComeFromThePrefixCache) {
   EXPECT_EQ(again.sink->cached_tokens(), 0);
 }
 
-TEST_F(EngineTest, CancelWhileRunningFreesEverything) {
-  Start();
-  FakeRequest f = HoldWith("a", 100, 1000);
-  engine_->Cancel("a");
-  engine_->Cancel("unknown");
-  model_->Release();
-  EXPECT_EQ(f.sink->Wait().status.code(), absl::StatusCode::kCancelled);
-}
-
-TEST_F(EngineTest, CancelInTheQueue) {
-  Start({.max_running_requests = 1});
-  FakeRequest running = HoldWith("a", 10, 5), queued = MakeFakeRequest("b", 10, 5);
-  ASSERT_TRUE(engine_->Submit(queued.request).ok());
-  EXPECT_EQ(engine_->load().waiting_requests, 1);
-  EXPECT_EQ(engine_->load().waiting_prompt_tokens, 10);
-  engine_->Cancel("b");
-  model_->Release();
-  const Completion c = queued.sink->Wait();
-  EXPECT_EQ(c.status.code(), absl::StatusCode::kCancelled);
-  EXPECT_EQ(c.new_tokens, 0);
-  EXPECT_EQ(running.sink->Wait().reason, FinishReason::kMaxNewTokens);
-}
-
-TEST_F(EngineTest, CancelWhileDecoding) {
-  Start({}, 1000);
-  FakeRequest f = MakeFakeRequest("a", 10, 50000);
-  ASSERT_TRUE(engine_->Submit(f.request).ok());
-  f.sink->WaitForTokens(3);
-  engine_->Cancel("a");
-  const Completion c = f.sink->Wait();
-  EXPECT_EQ(c.status.code(), absl::StatusCode::kCancelled);
-  EXPECT_GE(c.new_tokens, 3);
-}
-
-TEST_F(EngineTest, DeadlineInTheQueueAndWhileRunning) {
-  Start({.max_running_requests = 1}, 1000);
-  FakeRequest running = HoldWith("a", 10, 50000), queued = MakeFakeRequest("b", 10, 5);
-  queued.request->deadline = absl::Now() - absl::Seconds(1);
-  ASSERT_TRUE(engine_->Submit(queued.request).ok());
-  model_->Release();
-  EXPECT_EQ(queued.sink->Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
-  engine_->Cancel("a");
-  running.sink->Wait();
-  FakeRequest late = MakeFakeRequest("c", 10, 50000);
-  late.request->deadline = absl::Now() + absl::Milliseconds(20);
-  ASSERT_TRUE(engine_->Submit(late.request).ok());
-  EXPECT_EQ(late.sink->Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
-}
-
-TEST_F(EngineTest, TimeLimitEndsPolitely) {
-  Start({}, 1000);
-  FakeRequest f = MakeFakeRequest("a", 10, 50000);
-  f.request->stopping.time_limit = absl::Milliseconds(20);
-  ASSERT_TRUE(engine_->Submit(f.request).ok());
-  const Completion c = f.sink->Wait();
-  EXPECT_TRUE(c.status.ok());
-  EXPECT_EQ(c.reason, FinishReason::kTimeLimit);
-  EXPECT_EQ(static_cast<size_t>(c.new_tokens), f.sink->tokens().size());
-}
-
 TEST_F(EngineTest, RefusesWithTheNumbers) {
   Start({.max_running_requests = 1, .max_waiting_requests = 2}, 4);
   FakeRequest large = MakeFakeRequest("large", 200, 100);
@@ -179,60 +87,6 @@ TEST_F(EngineTest, RefusesWithTheNumbers) {
   running.sink->Wait();
 }
 
-TEST_F(EngineTest, AbortNamedAndAll) {
-  Start({.max_running_requests = 1}, 2000);
-  FakeRequest a = HoldWith("a", 10, 50000), b = MakeFakeRequest("b", 10, 100),
-              c = MakeFakeRequest("c", 10, 100);
-  ASSERT_TRUE(engine_->Submit(b.request).ok());
-  ASSERT_TRUE(engine_->Submit(c.request).ok());
-  const std::vector<std::string> some = {"b", "nobody"};
-  EXPECT_THAT(engine_->Abort(some), ElementsAre("b"));
-  model_->Release();
-  EXPECT_EQ(b.sink->Wait().reason, FinishReason::kAborted);
-  model_->Hold();
-  model_->WaitUntilHeld();
-  EXPECT_THAT(engine_->Abort({}), ElementsAre("a", "c"));
-  model_->Release();
-  EXPECT_EQ(a.sink->Wait().reason, FinishReason::kAborted);
-  EXPECT_EQ(c.sink->Wait().reason, FinishReason::kAborted);
-}
-
-TEST_F(EngineTest, DrainRefusesWaitsAndAborts) {
-  Start({.max_running_requests = 1}, 1000);
-  FakeRequest running = HoldWith("a", 10, 50000), queued = MakeFakeRequest("b", 10, 5);
-  ASSERT_TRUE(engine_->Submit(queued.request).ok());
-  int32_t aborted = 0;
-  std::thread drain([&] { aborted = engine_->Drain(absl::Milliseconds(10)); });
-  while (!engine_->load().draining) std::this_thread::yield();
-  EXPECT_EQ(engine_->Submit(MakeFakeRequest("c", 1, 1).request).code(),
-            absl::StatusCode::kUnavailable);
-  model_->Release();
-  drain.join();
-  EXPECT_EQ(aborted, 2);
-  EXPECT_EQ(running.sink->Wait().reason, FinishReason::kAborted);
-  EXPECT_EQ(queued.sink->Wait().status.code(), absl::StatusCode::kUnavailable);
-}
-
-TEST_F(EngineTest, DrainLetsRequestsFinish) {
-  Start();
-  FakeRequest f = MakeFakeRequest("a", 100, 20);
-  ASSERT_TRUE(engine_->Submit(f.request).ok());
-  EXPECT_EQ(engine_->Drain(absl::Minutes(1)), 0);
-  EXPECT_EQ(f.sink->Wait().reason, FinishReason::kMaxNewTokens);
-}
-
-TEST_F(EngineTest, ShutdownEndsEverythingOnce) {
-  Start({.max_running_requests = 1});
-  FakeRequest a = HoldWith("a", 10, 100), b = MakeFakeRequest("b", 10, 100);
-  ASSERT_TRUE(engine_->Submit(b.request).ok());
-  model_->Release();
-  engine_->Shutdown();
-  EXPECT_EQ(a.sink->ends(), 1);
-  EXPECT_EQ(b.sink->ends(), 1);
-  engine_->Shutdown();
-  EXPECT_EQ(engine_->ClearPrefixCache(), 0);
-}
-
 TEST_F(EngineTest, NanLogitsEndOneRequestOnly) {
   Start();
   model_->on_logits = [](int32_t last, int32_t, absl::Span<float> logits) {
@@ -247,68 +101,60 @@ TEST_F(EngineTest, NanLogitsEndOneRequestOnly) {
   EXPECT_TRUE(good.sink->Wait().status.ok());
 }
 
-// The model spells a text, byte by byte.
-class SpellingTest : public EngineTest {
- protected:
-  void Spell(const std::string& text) {
-    Start();
-    model_->on_logits = [text](int32_t, int32_t position, absl::Span<float> logits) {
-      for (float& x : logits) x = 0;
-      const size_t at = position;  // the prompt is one token
-      logits[at < text.size() ? static_cast<uint8_t>(text[at]) : kFakeEos] = 10;
-    };
-  }
-  FakeRequest Ask(std::function<void(Request&)> change = {}) {
-    FakeRequest f = MakeFakeRequest("a", 1, 100);
-    if (change) change(*f.request);
-    EXPECT_TRUE(engine_->Submit(f.request).ok());
-    f.sink->Wait();
+TEST_F(EngineTest, SampledTokensDoNotDependOnTheCompany) {
+  Start({.max_batched_tokens = 40, .max_running_requests = 8}, 200);
+  model_->on_logits = [](int32_t last, int32_t position, absl::Span<float> logits) {
+    for (size_t t = 1; t < logits.size(); t++) logits[t] = (last * 31 + position * 7 + t * t) % 13;
+    logits[kFakeEos] = -100;
+  };
+  auto make = [](const std::string& id) {
+    FakeRequest f = MakeFakeRequest(id, 30, 40);
+    f.request->sampling.temperature = 1.5f;
+    f.request->sampling.top_p = 0.9f;
+    f.request->sampling.seed = 77;
     return f;
+  };
+  FakeRequest alone = make("alone");
+  ASSERT_TRUE(engine_->Submit(alone.request).ok());
+  alone.sink->Wait();
+  std::vector<FakeRequest> all;
+  for (int i = 0; i < 12; i++) {
+    all.push_back(i == 6 ? make("same") : MakeFakeRequest(std::to_string(i), 5 + i, 50, i));
+    all.back().request->sampling.temperature = 1.5f;
+    ASSERT_TRUE(engine_->Submit(all.back().request).ok());
   }
-};
-
-TEST_F(SpellingTest, EndTokenEndsAndIsNotShown) {
-  Spell("hello");
-  FakeRequest f = Ask();
-  EXPECT_EQ(f.sink->text(), "hello");
-  EXPECT_EQ(f.sink->Wait().reason, FinishReason::kEosToken);
-  EXPECT_EQ(f.sink->Wait().stop_token, kFakeEos);
-  EXPECT_EQ(f.sink->Wait().new_tokens, 6);
+  for (FakeRequest& f : all) f.sink->Wait();
+  EXPECT_EQ(all[6].sink->tokens(), alone.sink->tokens());
+  EXPECT_NE(all[5].sink->tokens(), alone.sink->tokens());
 }
 
-TEST_F(SpellingTest, StopStringAcrossTokens) {
-  Spell("one, two, three");
-  FakeRequest f = Ask([](Request& r) { r.stopping.stop_strings = {", tw"}; });
-  EXPECT_EQ(f.sink->text(), "one");
-  EXPECT_EQ(f.sink->Wait().reason, FinishReason::kStopString);
-  EXPECT_EQ(f.sink->Wait().stop_string, ", tw");
+TEST_F(EngineTest, LogprobsComeWithTheirTokens) {
+  Start();
+  FakeRequest f = MakeFakeRequest("a", 10, 3);
+  f.request->output.top_logprobs = 2;
+  ASSERT_TRUE(engine_->Submit(f.request).ok());
+  f.sink->Wait();
+  for (const Delta& d : f.sink->deltas()) {
+    ASSERT_EQ(d.logprobs.size(), d.tokens.size());
+    EXPECT_EQ(d.logprobs[0].token, d.tokens[0]);
+    EXPECT_EQ(d.logprobs[0].rank, 1);
+    EXPECT_NEAR(d.logprobs[0].logprob, 10 - std::log(std::exp(10.0) + kFakeVocab - 1), 1e-5);
+    EXPECT_EQ(d.logprobs[0].top.size(), 2u);
+  }
 }
 
-TEST_F(SpellingTest, StopTokenAndMinimum) {
-  Spell("abcabc");
-  FakeRequest f = Ask([](Request& r) { r.stopping.stop_token_ids = {'c'}; });
-  EXPECT_EQ(f.sink->text(), "ab");
-  EXPECT_EQ(f.sink->Wait().reason, FinishReason::kStopToken);
-}
-
-TEST_F(SpellingTest, MinimumForbidsTheEndToken) {
-  Spell("ab");
-  FakeRequest f = Ask([](Request& r) { r.stopping.min_new_tokens = 4; });
-  EXPECT_EQ(f.sink->Wait().new_tokens, 5);
-  const std::vector<int32_t> tokens = f.sink->tokens();
-  EXPECT_EQ(std::count(tokens.begin(), tokens.end() - 1, kFakeEos), 0);
-}
-
-TEST_F(SpellingTest, CharactersArriveWhole) {
-  Spell("gr\xc3\xbc\xc3\x9f dich \xf0\x9f\x98\x80");
-  FakeRequest f = Ask();
-  EXPECT_EQ(f.sink->text(), "gr\xc3\xbc\xc3\x9f dich \xf0\x9f\x98\x80");
-}
-
-TEST_F(SpellingTest, BrokenCharactersAreReplaced) {
-  Spell("a\xc3");
-  FakeRequest f = Ask();
-  EXPECT_EQ(f.sink->text(), "a\xef\xbf\xbd");
+// One runs, others wait: after a few ends the delay is that of the fake model's quick steps, not the first guess.
+TEST_F(EngineTest, RetryDelayFollowsTheServiceRate) {
+  Start({.max_running_requests = 1});
+  const absl::Duration guess = engine_->RetryDelay();
+  std::vector<FakeRequest> all = {HoldWith("first", 10, 3)};
+  for (int i = 0; i < 40; i++) {
+    all.push_back(MakeFakeRequest(std::to_string(i), 10, 3));
+    ASSERT_TRUE(engine_->Submit(all.back().request).ok());
+  }
+  model_->Release();
+  for (FakeRequest& f : all) f.sink->Wait();
+  EXPECT_LT(engine_->RetryDelay(), guess);
 }
 
 }  // namespace

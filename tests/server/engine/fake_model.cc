@@ -100,9 +100,11 @@ void RecordingSink::OnDelta(Delta delta) {
   TAUSERVE_CHECK(started_ && ends_ == 0, "a delta out of order");
   all_.text += delta.text;
   all_.tokens.insert(all_.tokens.end(), delta.tokens.begin(), delta.tokens.end());
+  deltas_.push_back(std::move(delta));
   changed_.notify_all();
 }
 void RecordingSink::OnEnd(const Completion& completion) {
+  if (on_end) on_end();
   std::lock_guard<std::mutex> lock(mutex_);
   TAUSERVE_CHECK(ends_ == 0, "ended twice");
   TAUSERVE_CHECK(completion.status.ok() == completion.reason.has_value(), "status and reason");
@@ -135,6 +137,10 @@ int32_t RecordingSink::cached_tokens() {
 std::vector<int32_t> RecordingSink::progress() {
   std::lock_guard<std::mutex> lock(mutex_);
   return progress_;
+}
+std::vector<Delta> RecordingSink::deltas() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return deltas_;
 }
 int RecordingSink::ends() {
   std::lock_guard<std::mutex> lock(mutex_);

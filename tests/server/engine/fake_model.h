@@ -80,7 +80,11 @@ class RecordingSink : public ResultSink {
   std::string text();
   int32_t cached_tokens();
   std::vector<int32_t> progress();
+  std::vector<Delta> deltas();
   int ends();
+
+  // Called on the engine's thread when the request has ended, before Wait returns. Set it before Submit.
+  std::function<void()> on_end;
 
  private:
   std::mutex mutex_;
@@ -89,6 +93,7 @@ class RecordingSink : public ResultSink {
   int32_t cached_ = 0;
   std::vector<int32_t> progress_;
   Delta all_;
+  std::vector<Delta> deltas_;
   Completion completion_;
   int ends_ = 0;
 };

@@ -159,6 +159,56 @@ TEST(SamplerTest, EveryParameterMeansWhatItSays) {
                     in, "all together");
 }
 
+// Any mix of parameters, exactly: the token drawn is the one at which the stated distribution's sum, in order of ids,
+// passes the random number. Undecided only where a sum or a truncation is within rounding of its bound.
+TEST(SamplerTest, RandomParametersDrawExactlyTheStatedToken) {
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  auto chance = [&] { return random() % 3 == 0; };
+  auto between = [&](float lo, float hi) {
+    return std::uniform_real_distribution<float>(lo, hi)(random);
+  };
+  int other = 0, draws = 0;
+  for (int round = 0; round < 300; round++) {
+    const int n = round % 10 == 0 ? 3000 : 2 + random() % 200;
+    const std::vector<float> logits = RandomLogits(random, n, between(0.01f, 6));
+    std::vector<int32_t> prompt(1 + random() % 50), output(random() % 50);
+    for (std::vector<int32_t>* tokens : {&prompt, &output}) {
+      for (int32_t& t : *tokens) t = random() % n;
+    }
+    SamplingParams p;
+    if (chance()) p.temperature = between(0.1f, 4);
+    if (chance()) p.top_k = 1 + random() % n;
+    if (chance()) p.top_p = between(0.01f, 1);
+    if (chance()) p.min_p = between(0, 1);
+    if (chance()) p.typical_p = between(0.01f, 1);
+    if (chance()) p.repetition_penalty = between(0.5f, 2);
+    if (chance()) p.presence_penalty = between(-2, 2);
+    if (chance()) p.frequency_penalty = between(-2, 2);
+    for (int i = chance() ? 5 : 0; i > 0; i--) p.logit_bias[random() % n] = between(-20, 20);
+    for (int i = chance() ? 10 : 0; i > 0; i--) p.allowed_token_ids.push_back(random() % n);
+    SampleInput in;
+    in.logits = logits;
+    in.prompt = prompt;
+    in.output = output;
+    const std::vector<double> q = Distribution(p, in);
+    Sampler sampler(n);
+    for (int i = 0; i < 20; i++, draws++) {
+      p.seed = random();
+      const auto token = sampler.Sample(p, in);
+      ASSERT_TRUE(token.ok()) << token.status();
+      const double u = UniformAt(p.seed, output.size());
+      double before = 0;
+      for (int t = 0; t < *token; t++) before += q[t];
+      const bool stated = u > before - 1e-5 && u < before + q[*token] + 1e-5 && q[*token] > 0;
+      other += !stated;
+    }
+  }
+  // Two parameters' bounds may fall within rounding of each other once in a while, and then change a whole round.
+  EXPECT_LE(other, draws / 100) << "of " << draws;
+}
+
 TEST(SamplerTest, GreedyTakesTheLargestAndTiesGoToTheLowestId) {
   Sampler sampler(5);
   SamplingParams p;
@@ -219,6 +269,12 @@ TEST(SamplerTest, UnusableLogitsAreAnError) {
       EXPECT_EQ(sampler.Sample(p, in).status().code(), absl::StatusCode::kInternal);
     }
   }
+  // A broken row is broken, whatever may be chosen from it.
+  const std::vector<float> partly = {0, std::nanf(""), 1};
+  in.logits = partly;
+  SamplingParams allowed;
+  allowed.allowed_token_ids = {0, 2};
+  EXPECT_EQ(sampler.Sample(allowed, in).status().code(), absl::StatusCode::kInternal);
   const std::vector<float> none(3, -std::numeric_limits<float>::infinity());
   in.logits = none;
   EXPECT_FALSE(sampler.Sample(SamplingParams(), in).ok());
@@ -230,35 +286,34 @@ TEST(SamplerTest, ExtremesStayFinite) {
   SampleInput in;
   in.logits = logits;
   SamplingParams p;
-  for (float temperature : {1e-3f, 1.0f, 100.0f}) {
+  for (float temperature : {1e-40f, 1e-3f, 1.0f, 100.0f}) {
     p.temperature = temperature;
     const auto token = sampler.Sample(p, in);
     ASSERT_TRUE(token.ok());
     EXPECT_TRUE(*token == 0 || *token == 3);
   }
-}
-
-TEST(LogprobTest, EqualsTheLogSoftmax) {
-  std::mt19937 random(8);
-  const std::vector<float> logits = RandomLogits(random, 300, 4);
-  double sum = 0;
-  for (float x : logits) sum += std::exp(static_cast<double>(x));
-  std::vector<int32_t> order(300);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
-  for (int rank : {1, 2, 17, 300}) {
-    const int32_t token = order[rank - 1];
-    const TokenLogprob l = LogprobOf(logits, token, 5);
-    EXPECT_EQ(l.token, token);
-    EXPECT_EQ(l.rank, rank);
-    EXPECT_NEAR(l.logprob, logits[token] - std::log(sum), 1e-5);
-    ASSERT_EQ(l.top.size(), 5u);
-    for (int i = 0; i < 5; i++) {
-      EXPECT_EQ(l.top[i].first, order[i]);
-      EXPECT_NEAR(l.top[i].second, logits[order[i]] - std::log(sum), 1e-5);
+  const std::vector<float> plain = {5, 20, -5, 0};
+  const std::vector<int32_t> prompt = {0, 1, 2};
+  in.logits = plain;
+  in.prompt = prompt;
+  for (float tiny : {1e-40f, 1e-6f}) {
+    SamplingParams cold;
+    cold.temperature = tiny;
+    EXPECT_EQ(*sampler.Sample(cold, in), 1);
+    SamplingParams strange;
+    strange.repetition_penalty = tiny;
+    EXPECT_TRUE(sampler.Sample(strange, in).ok());
+    for (float SamplingParams::*field : {&SamplingParams::top_p, &SamplingParams::typical_p}) {
+      SamplingParams narrow;
+      narrow.*field = tiny;
+      EXPECT_EQ(*sampler.Sample(narrow, in), 1);
     }
   }
-  EXPECT_TRUE(LogprobOf(logits, 0, 0).top.empty());
+  const std::vector<float> equal(4, 0.5f);
+  in.logits = equal;
+  SamplingParams narrow;
+  narrow.top_p = 1e-40f;
+  EXPECT_EQ(*sampler.Sample(narrow, in), 0);
 }
 
 TEST(UniformTest, IsUniformAndDependsOnBothArguments) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace tauserve {
@@ -105,6 +106,49 @@ TEST(SchedulerTest, ASecondPromptUsesTheFirstOnesPages) {
   scheduler.Remove(c.get());
 }
 
+TEST(SchedulerTest, OneThatWaitsForPagesComesInWhenItsPrefixGrows) {
+  PagePool pool(5);
+  PrefixIndex index(&pool);
+  Scheduler scheduler({.max_batched_tokens = 64, .max_running_requests = 4}, &pool, &index);
+  auto a = MakeSequence(200, 50), b = MakeSequence(200, 50);  // four pages each
+  scheduler.Add(a.get());
+  scheduler.Add(b.get());
+  for (int known_pages = 0; known_pages < 3; known_pages++) {
+    EXPECT_EQ(scheduler.Schedule().entries.size(), 1u);
+    EXPECT_EQ(scheduler.num_waiting(), 1);
+    scheduler.Commit();
+  }
+  scheduler.Schedule();  // three pages of b's prefix are in use: it needs only one of its own
+  EXPECT_EQ(scheduler.num_waiting(), 0);
+  EXPECT_EQ(b->cached_tokens(), 192);
+  scheduler.Commit();
+  scheduler.Remove(a.get());
+  scheduler.Remove(b.get());
+  EXPECT_EQ(pool.free_pages(), 5);
+}
+
+TEST(SchedulerTest, BypassNeitherUsesNorLeavesPages) {
+  PagePool pool(20);
+  PrefixIndex index(&pool);
+  Scheduler scheduler({.max_batched_tokens = 1000, .max_running_requests = 4}, &pool, &index);
+  auto run = [&](bool bypass) {
+    auto request = std::make_shared<Request>();
+    request->prompt.assign(200, 7);
+    request->stopping.max_new_tokens = 1;
+    request->bypass_prefix_cache = bypass;
+    Sequence s(std::move(request));
+    scheduler.Add(&s);
+    scheduler.Schedule();
+    scheduler.Commit();
+    scheduler.Remove(&s);
+    return s.cached_tokens();
+  };
+  EXPECT_EQ(run(true), 0);
+  EXPECT_EQ(run(false), 0);
+  EXPECT_EQ(run(true), 0);
+  EXPECT_EQ(run(false), 192);
+}
+
 // Random arrivals, lengths and removals in a small pool; after every step the books must balance.
 TEST(SchedulerTest, RandomLoadKeepsTheInvariants) {
   const uint32_t seed = std::random_device()();
@@ -119,7 +163,7 @@ TEST(SchedulerTest, RandomLoadKeepsTheInvariants) {
     std::vector<std::unique_ptr<Sequence>> live;  // in order of arrival
     std::map<const Sequence*, int> expected;      // tokens that are computed so far
     int64_t finished = 0;
-    for (int i = 0; i < 6000; i++) {
+    for (int i = 0; i < 10000; i++) {
       if (random() % 3 == 0 && live.size() < 20) {
         const int max_new = 1 + random() % 60;
         live.push_back(MakeSequence(1 + random() % 300, max_new, random() % 2));
@@ -148,6 +192,15 @@ TEST(SchedulerTest, RandomLoadKeepsTheInvariants) {
         expected[e.sequence] += e.num_tokens;
       }
       ASSERT_LE(tokens, budget);
+      // Nobody starves: every running sequence that decodes is in the step, and the oldest prompt.
+      bool oldest_prompt = true;
+      for (const auto& s : live) {
+        if (!expected.contains(s.get())) continue;
+        const bool in_step = std::any_of(step.entries.begin(), step.entries.end(),
+                                         [&](const auto& e) { return e.sequence == s.get(); });
+        const bool must_run = !s->in_prefill() || std::exchange(oldest_prompt, false);
+        ASSERT_TRUE(in_step || !must_run);
+      }
       // First come, first served: whoever waits came after everyone who was admitted.
       bool waiting = false;
       for (const auto& s : live) {

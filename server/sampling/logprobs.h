@@ -1,0 +1,18 @@
+// Log-probabilities of output tokens, as the model gives them before any sampling parameter acts.
+#ifndef TAUSERVE_SERVER_SAMPLING_LOGPROBS_H_
+#define TAUSERVE_SERVER_SAMPLING_LOGPROBS_H_
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "server/request/request.h"
+
+namespace tauserve {
+
+// Log-probability and rank of `token` and the `top_n` most probable tokens, of the softmax at temperature 1. Equal
+// logits rank by id. `logits` hold no NaN and at least one is finite.
+TokenLogprob LogprobOf(absl::Span<const float> logits, int32_t token, int32_t top_n);
+
+}  // namespace tauserve
+
+#endif  // TAUSERVE_SERVER_SAMPLING_LOGPROBS_H_
