@@ -3,58 +3,53 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/security/credentials.h>
-#include <grpcpp/support/byte_buffer.h>
 
 #include <future>
-#include <vector>
 
+#include "google/protobuf/wrappers.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace tauserve::client {
 namespace {
 
+constexpr int kReconnectMilliseconds = 250;
+
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  // Never through a proxy that the environment names for the web.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // gRPC would wait for up to two minutes between tries to connect; a server that starts is to be
+  // found at once.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMilliseconds);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMilliseconds);
   // Finds out that a server is gone while a long prefill sends nothing.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-// grpc.health.v1.HealthCheckRequest {string service = 1}. Debian's gRPC has no generated code for it.
-grpc::ByteBuffer HealthRequest(const std::string& service) {
-  std::string bytes;
-  if (!service.empty()) {
-    bytes += '\x0a';
-    bytes += static_cast<char>(service.size());  // names are shorter than 128 bytes
-    bytes += service;
-  }
-  const grpc::Slice slice(bytes);
-  return grpc::ByteBuffer(&slice, 1);
-}
+// grpc.health.v1, for which Debian's gRPC installs no generated code: on the wire,
+// HealthCheckRequest {string service = 1;} is a StringValue, and HealthCheckResponse {ServingStatus
+// status = 1;} an Int32Value.
+using HealthStub =
+    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
+constexpr int32_t kServing = 1;
 
-// HealthCheckResponse {ServingStatus status = 1}, SERVING = 1.
-bool IsServing(const grpc::ByteBuffer& response) {
-  std::vector<grpc::Slice> slices;
-  if (!response.Dump(&slices).ok()) return false;
-  std::string bytes;
-  for (const grpc::Slice& s : slices) {
-    bytes.append(reinterpret_cast<const char*>(s.begin()), s.size());
-  }
-  return bytes == std::string("\x08\x01");
-}
+constexpr Client::Duration kHealthInterval(50);     // between two questions
+constexpr Client::Duration kHealthPatience(2'000);  // for one answer, if the client has no timeout
 
 }  // namespace
 
 // A call's context, known to Cancel while it lives.
 class Client::Call {
  public:
-  explicit Call(Client* client) : client_(client) {
-    if (client->timeout_) {
-      context_.set_deadline(std::chrono::system_clock::now() + *client->timeout_);
-    }
+  explicit Call(Client* client) : Call(client, client->timeout_) {}
+  Call(Client* client, std::optional<Duration> timeout) : client_(client) {
+    if (timeout) context_.set_deadline(std::chrono::system_clock::now() + *timeout);
     std::lock_guard<std::mutex> lock(client->mutex_);
+    if (client->cancelled_) context_.TryCancel();
     client->calls_.insert(&context_);
   }
   ~Call() {
@@ -68,7 +63,7 @@ class Client::Call {
   grpc::ClientContext context_;
 };
 
-Client::Client(const std::string& address, std::optional<std::chrono::milliseconds> timeout)
+Client::Client(const std::string& address, std::optional<Duration> timeout)
     : channel_(MakeChannel(address)),
       timeout_(timeout),
       inference_(v1::InferenceService::NewStub(channel_)),
@@ -119,32 +114,54 @@ grpc::Status Client::Drain(const v1::DrainRequest& request, v1::DrainResponse& r
   return control_->Drain(call.context(), request, &response);
 }
 
-grpc::Status Client::CheckHealth(const std::string& service, bool& serving) {
-  Call call(this);
-  grpc::GenericStub stub(channel_);
-  const grpc::ByteBuffer request = HealthRequest(service);
-  grpc::ByteBuffer response;
+grpc::Status Client::CheckHealth(const std::string& service, std::optional<Duration> timeout,
+                                 bool& serving) {
+  Call call(this, timeout);
+  HealthStub stub(channel_);
+  google::protobuf::StringValue request;
+  request.set_value(service);
+  google::protobuf::Int32Value response;
   std::promise<grpc::Status> done;
-  stub.UnaryCall(call.context(), "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
-                 &response, [&done](grpc::Status status) { done.set_value(std::move(status)); });
+  stub.UnaryCall(call.context(), kHealthMethod, grpc::StubOptions(), &request, &response,
+                 [&done](grpc::Status status) { done.set_value(std::move(status)); });
   const grpc::Status status = done.get_future().get();
-  serving = status.ok() && IsServing(response);
+  serving = status.ok() && response.value() == kServing;
   return status;
 }
 
-void Client::Cancel() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  for (grpc::ClientContext* context : calls_) context->TryCancel();
+grpc::Status Client::CheckHealth(const std::string& service, bool& serving) {
+  return CheckHealth(service, timeout_, serving);
 }
 
-std::optional<std::chrono::milliseconds> RetryDelayOf(const grpc::Status& status) {
+grpc::Status Client::WaitUntilServing(const std::string& service, Duration wait, bool& serving) {
+  const auto end = std::chrono::steady_clock::now() + wait;
+  while (true) {
+    const grpc::Status status = CheckHealth(service, timeout_.value_or(kHealthPatience), serving);
+    if (serving || status.error_code() == grpc::StatusCode::UNIMPLEMENTED) return status;
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (cancelled_changed_.wait_for(lock, kHealthInterval, [this] { return cancelled_; }) ||
+        std::chrono::steady_clock::now() >= end) {
+      return status;
+    }
+  }
+}
+
+bool Client::Cancel() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  cancelled_ = true;
+  cancelled_changed_.notify_all();
+  for (grpc::ClientContext* context : calls_) context->TryCancel();
+  return !calls_.empty();
+}
+
+std::optional<Client::Duration> RetryDelayOf(const grpc::Status& status) {
   google::rpc::Status details;
   if (!details.ParseFromString(status.error_details())) return std::nullopt;
   google::rpc::RetryInfo retry;
   for (const google::protobuf::Any& any : details.details()) {
     if (!any.UnpackTo(&retry)) continue;
-    return std::chrono::milliseconds(retry.retry_delay().seconds() * 1000 +
-                                     retry.retry_delay().nanos() / 1'000'000);
+    return Client::Duration(retry.retry_delay().seconds() * 1000 +
+                            retry.retry_delay().nanos() / 1'000'000);
   }
   return std::nullopt;
 }

@@ -1,5 +1,14 @@
-// A small C++ client of a Tauserve server: blocking calls, results as the API's own messages. One object may be used
-// from several threads; Cancel ends whatever call is under way.
+// A small C++ client of a Tauserve server: blocking calls that take and return the API's own
+// messages.
+//
+//   tauserve::client::Client client("127.0.0.1:50051");
+//   tauserve::client::v1::GenerateStreamRequest request;
+//   request.mutable_input()->set_text("Once upon a time");
+//   const grpc::Status status = client.GenerateStream(
+//       request, [](const auto& event) { std::cout << event.delta().text() << std::flush; });
+//   if (!status.ok()) std::cerr << status.error_message();
+//
+// One object may be used from several threads at once.
 #ifndef TAUSERVE_CLIENTS_CPP_CLIENT_H_
 #define TAUSERVE_CLIENTS_CPP_CLIENT_H_
 
@@ -8,6 +17,7 @@
 #include <grpcpp/support/status.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -24,11 +34,14 @@ namespace v1 = tauserve::inference::v1;
 
 class Client {
  public:
-  // Connects lazily. `timeout` is each call's deadline; none if unset.
-  explicit Client(const std::string& address,
-                  std::optional<std::chrono::milliseconds> timeout = std::nullopt);
+  using Duration = std::chrono::milliseconds;
 
-  // Calls `on_event` for each message of the stream, in order, on this thread.
+  // Connects with the first call. `timeout` is each call's deadline; none if unset.
+  explicit Client(const std::string& address, std::optional<Duration> timeout = std::nullopt);
+
+  // Calls `on_event` for each message of the stream, in order, on this thread. The server goes on
+  // as fast as `on_event` lets it. After a status other than OK what was delivered stays valid, but
+  // is not all.
   grpc::Status GenerateStream(
       const v1::GenerateStreamRequest& request,
       const std::function<void(const v1::GenerateStreamResponse&)>& on_event);
@@ -46,23 +59,34 @@ class Client {
 
   // Whether grpc.health.v1 says SERVING for `service` ("" for the process itself).
   grpc::Status CheckHealth(const std::string& service, bool& serving);
+  // Asks until `service` is SERVING or `wait` is over, at least once; each question has the
+  // client's timeout, or two seconds. Returns the last answer. Ends early if the server knows no
+  // health checks, or on Cancel.
+  grpc::Status WaitUntilServing(const std::string& service, Duration wait, bool& serving);
 
-  // Ends the calls under way with CANCELLED. From any thread.
-  void Cancel();
+  // Ends the calls under way with CANCELLED, and each later call as well. From any thread. Returns
+  // whether a call was under way.
+  bool Cancel();
 
  private:
   class Call;
 
+  grpc::Status CheckHealth(const std::string& service, std::optional<Duration> timeout,
+                           bool& serving);
+
   std::shared_ptr<grpc::Channel> channel_;
-  std::optional<std::chrono::milliseconds> timeout_;
+  std::optional<Duration> timeout_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::ControlService::Stub> control_;
   std::mutex mutex_;
+  std::condition_variable cancelled_changed_;
+  bool cancelled_ = false;
   std::set<grpc::ClientContext*> calls_;  // under way
 };
 
-// The delay that the server asks for before another try, from a RESOURCE_EXHAUSTED status.
-std::optional<std::chrono::milliseconds> RetryDelayOf(const grpc::Status& status);
+// The delay that the server asks for before another try, from the details of a RESOURCE_EXHAUSTED
+// status.
+std::optional<Client::Duration> RetryDelayOf(const grpc::Status& status);
 
 }  // namespace tauserve::client
 

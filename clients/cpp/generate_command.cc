@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdio>
 #include <string>
@@ -13,20 +11,24 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 // Shows a stream's events and collects them.
 class Display {
  public:
-  explicit Display(const GenerateOptions& options) : options_(options), start_(Clock::now()) {}
+  Display(const GenerateOptions& options, const Console& console)
+      : options_(options), console_(console) {}
 
   void On(const v1::GenerateStreamResponse& event) {
     if (!event.request_id().empty()) outcome_.request_id = event.request_id();
     switch (event.event_case()) {
       case v1::GenerateStreamResponse::kStarted:
-        if (event.started().cached_tokens() > 0) cached_ = event.started().cached_tokens();
-        Bar(cached_, event.started().prompt_tokens());
+        OnStarted(event.started());
         break;
       case v1::GenerateStreamResponse::kPrefillProgress:
-        Bar(event.prefill_progress().processed_tokens(), event.prefill_progress().total_tokens());
+        OnProgress(event.prefill_progress());
         break;
       case v1::GenerateStreamResponse::kDelta:
         OnDelta(event.delta());
@@ -35,89 +37,130 @@ class Display {
         outcome_.finished = event.candidate_finished();
         break;
       case v1::GenerateStreamResponse::kCompleted:
-        outcome_.usage = event.completed().usage();
-        outcome_.timings = event.completed().timings();
-        outcome_.attention = event.completed().attention();
+        OnCompleted(event.completed());
         break;
-      case v1::GenerateStreamResponse::EVENT_NOT_SET:
+      case v1::GenerateStreamResponse::EVENT_NOT_SET:  // of a newer server
         break;
     }
   }
 
-  // Leaves the cursor at the start of a line.
-  void End() {
+  // Leaves both cursors at the start of a line.
+  const Outcome& End() {
     EndBar();
-    if (shown_ && outcome_.text.back() != '\n') std::printf("\n");
-    std::fflush(stdout);
+    if (shown_ && outcome_.text.back() != '\n') std::fputc('\n', console_.out);
+    std::fflush(console_.out);
+    outcome_.elapsed_seconds = SecondsSince(start_);
+    return outcome_;
   }
-  const Outcome& outcome() const { return outcome_; }
 
  private:
+  void OnStarted(const v1::PromptInfo& prompt) {
+    outcome_.started = true;
+    outcome_.prompt_tokens = prompt.prompt_tokens();
+    outcome_.processed_prompt_tokens = prompt.cached_tokens();
+    cached_ = prompt.cached_tokens();
+    prefill_start_ = Clock::now();
+    ShowBar();
+  }
+
+  void OnProgress(const v1::PrefillProgress& progress) {
+    outcome_.processed_prompt_tokens = progress.processed_tokens();
+    ShowBar();
+  }
+
   void OnDelta(const v1::CandidateDelta& delta) {
     EndBar();
+    outcome_.processed_prompt_tokens = outcome_.prompt_tokens;
+    outcome_.completion_tokens += delta.num_tokens();
     outcome_.text += delta.text();
     outcome_.token_ids.insert(outcome_.token_ids.end(), delta.token_ids().begin(),
                               delta.token_ids().end());
     outcome_.logprobs.insert(outcome_.logprobs.end(), delta.logprobs().begin(),
                              delta.logprobs().end());
-    if (!options_.stream || options_.json || delta.text().empty()) return;
-    std::fwrite(delta.text().data(), 1, delta.text().size(), stdout);
-    std::fflush(stdout);
+    if (!options_.stream || console_.json || delta.text().empty()) return;
+    std::fwrite(delta.text().data(), 1, delta.text().size(), console_.out);
+    std::fflush(console_.out);
     shown_ = true;
   }
 
-  void Bar(int64_t processed, int64_t total) {
+  void OnCompleted(const v1::StreamCompleted& completed) {
+    outcome_.completed = true;
+    outcome_.usage = completed.usage();
+    outcome_.timings = completed.timings();
+    outcome_.attention = completed.attention();
+  }
+
+  bool OnTerminal() const { return console_.err_columns > 0; }
+
+  void ShowBar() {
     if (!options_.progress) return;
-    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-    const std::string line = ProgressLine(processed, total, processed > cached_ ? seconds : 0);
+    const PrefillState state{outcome_.processed_prompt_tokens, outcome_.prompt_tokens, cached_,
+                             SecondsSince(prefill_start_)};
+    constexpr int kColumnsOfAFile = 100;
+    const std::string line =
+        ProgressLine(state, OnTerminal() ? console_.err_columns : kColumnsOfAFile);
     // On a terminal one line is written over and over; in a file each is a line of its own.
-    std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
+    std::fprintf(console_.err, OnTerminal() ? "\r\033[K%s" : "%s\n", line.c_str());
+    std::fflush(console_.err);
     bar_ = true;
   }
+
   void EndBar() {
-    if (bar_ && terminal_) std::fprintf(stderr, "\n");
+    if (bar_ && OnTerminal()) std::fputc('\n', console_.err);
     bar_ = false;
   }
 
   const GenerateOptions& options_;
-  const Clock::time_point start_;
-  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  const Console& console_;
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point prefill_start_;
   int64_t cached_ = 0;
   bool bar_ = false;    // the cursor is behind a bar
   bool shown_ = false;  // text has been printed
   Outcome outcome_;
 };
 
+void ShowJson(const Outcome& outcome, const grpc::Status& status, const Prompt* expected,
+              bool matches, const Console& console) {
+  nlohmann::ordered_json json = ToJson(outcome, status);
+  if (expected != nullptr) {
+    json["prompt_id"] = expected->id;
+    json["expected_answer"] = expected->answer;
+    json["matches"] = matches;
+  }
+  console.PrintJson(json, /*indent=*/-1);
+}
+
 }  // namespace
 
-int RunGenerate(Client& client, const GenerateOptions& options) {
+int RunGenerate(Client& client, const GenerateOptions& options, const Console& console) {
   v1::GenerateStreamRequest request;
-  *request.mutable_input() = options.input;
-  request.mutable_stream()->set_prefill_progress(options.progress);
-  Display display(options);
+  *request.mutable_input() = options.prompted.input;
+  // Also what a summary of a generation that was cut off rests on, so asked for even if no bar is
+  // shown.
+  request.mutable_stream()->set_prefill_progress(true);
+  Display display(options, console);
   const grpc::Status status =
       client.GenerateStream(request, [&](const v1::GenerateStreamResponse& e) { display.On(e); });
-  display.End();
-  const Outcome& outcome = display.outcome();
-  if (!status.ok()) return Fail(status);
-  const bool matches = !options.expected || AnswerMatches(*options.expected, outcome.text);
-  if (options.json) {
-    nlohmann::ordered_json json = ToJson(outcome);
-    if (options.expected) {
-      json["expected_answer"] = options.expected->answer;
-      json["matches"] = matches;
-    }
-    std::printf("%s\n",
-                json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    return matches ? kOk : kRefused;
+  const Outcome& outcome = display.End();
+  const Prompt* expected = options.prompted.expected ? &*options.prompted.expected : nullptr;
+  const bool matches = status.ok() && expected != nullptr && AnswerMatches(*expected, outcome.text);
+
+  if (console.json) {
+    ShowJson(outcome, status, expected, matches, console);
+  } else if (!options.stream && !outcome.text.empty()) {
+    std::fprintf(console.out, "%s\n", outcome.text.c_str());
   }
-  if (!options.stream) std::printf("%s\n", outcome.text.c_str());
-  if (options.expected) {
-    std::printf("question     %s\nexpected     %s: %s\n", options.expected->question.c_str(),
-                options.expected->answer.c_str(), matches ? "given" : "NOT given");
+  std::fflush(console.out);
+  if (options.stats && outcome.started && !console.json) {
+    std::fputs(Summary(outcome).c_str(), console.err);
   }
-  std::fflush(stdout);
-  if (options.stats) std::fprintf(stderr, "%s", Summary(outcome).c_str());
+  if (!status.ok()) return console.Fail(status);
+  if (expected == nullptr) return kOk;
+  if (!console.json) {
+    std::fprintf(console.err, "question     %s\nexpected     %s: %s\n", expected->question.c_str(),
+                 expected->answer.c_str(), matches ? "given" : "NOT given");
+  }
   return matches ? kOk : kRefused;
 }
 

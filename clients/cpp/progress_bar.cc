@@ -2,22 +2,34 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace tauserve::client {
+namespace {
 
-std::string ProgressLine(int64_t processed, int64_t total, double seconds) {
-  constexpr int kWidth = 30;
-  const double share = total > 0 ? std::min(1.0, static_cast<double>(processed) / total) : 1;
-  const int filled = static_cast<int>(share * kWidth);
-  std::string line = absl::StrFormat("prefill [%s%s] %d/%d tokens", std::string(filled, '#'),
-                                     std::string(kWidth - filled, '-'), processed, total);
-  if (seconds > 0 && processed > 0) {
-    const double rate = processed / seconds;
-    absl::StrAppendFormat(&line, ", %.0f tokens/s", rate);
-    if (processed < total)
-      absl::StrAppendFormat(&line, ", %.1f s left", (total - processed) / rate);
+constexpr int kMinBar = 5;
+constexpr int kMaxBar = 30;
+
+}  // namespace
+
+std::string ProgressLine(const PrefillState& state, int columns) {
+  std::string numbers = absl::StrFormat("] %d/%d tokens", state.processed, state.total);
+  const int64_t computed = state.processed - state.cached;
+  if (state.seconds > 0 && computed > 0) {
+    const double rate = computed / state.seconds;
+    absl::StrAppendFormat(&numbers, ", %.0f tokens/s", rate);
+    if (state.processed < state.total) {
+      absl::StrAppendFormat(&numbers, ", %.1f s left", (state.total - state.processed) / rate);
+    }
   }
+  std::string line = "prefill [";
+  // A terminal's last column stays empty: a line that fills it would wrap.
+  const int room = columns - 1 - static_cast<int>(line.size() + numbers.size());
+  const int width = std::clamp(room, kMinBar, kMaxBar);
+  const double share = state.total > 0 ? static_cast<double>(state.processed) / state.total : 1;
+  const int filled = static_cast<int>(std::clamp(share, 0.0, 1.0) * width);
+  absl::StrAppend(&line, std::string(filled, '#'), std::string(width - filled, '-'), numbers);
   return line;
 }
 

@@ -7,8 +7,16 @@
 
 namespace tauserve::client {
 
-// "prefill [#####-----] 8192/16384 tokens, 4711 tokens/s, 1.7 s left"; without a rate while `seconds` is 0.
-std::string ProgressLine(int64_t processed, int64_t total, double seconds);
+struct PrefillState {
+  int64_t processed = 0;  // tokens of the prompt, those found in the cache included
+  int64_t total = 0;
+  int64_t cached = 0;  // cost no time, so they count for no rate
+  double seconds = 0;  // since prefill began
+};
+
+// "prefill [#####-----] 8192/16384 tokens, 4711 tokens/s, 1.7 s left", the bar as wide as `columns`
+// of the terminal let it be, within reason. No rate before anything has been computed.
+std::string ProgressLine(const PrefillState& state, int columns);
 
 }  // namespace tauserve::client
 

@@ -3,17 +3,115 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "clients/cpp/client.h"
+#include "clients/cpp/failure.h"
 
 namespace tauserve::client {
 namespace {
 
-double Seconds(const google::protobuf::Duration& d) { return d.seconds() + d.nanos() * 1e-9; }
+double Rate(double count, const google::protobuf::Duration& duration) {
+  const double seconds = ToSeconds(duration);
+  return seconds > 0 ? count / seconds : 0;
+}
 
-double Rate(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
+double PrefillRate(const Outcome& o) {
+  return Rate(static_cast<double>(o.usage.prompt_tokens()) - o.usage.cached_prompt_tokens(),
+              o.timings.prefill());
+}
 
-// Share that `part` leaves out of `all`.
-double Skipped(uint64_t part, uint64_t all) {
+// Decoding begins with the second token: the first one comes out of prefill.
+double DecodeRate(const Outcome& o) {
+  return o.usage.completion_tokens() > 1
+             ? Rate(o.usage.completion_tokens() - 1.0, o.timings.decode())
+             : 0;
+}
+
+// The share of `all` that `part` leaves out.
+double LeftOut(uint64_t part, uint64_t all) {
   return all > 0 ? 1 - static_cast<double>(part) / all : 0;
+}
+
+double BlocksSkipped(const v1::AttentionStats& a) {
+  return LeftOut(a.prefill_blocks_attended(), a.prefill_blocks_considered());
+}
+double BlocksNeverScored(const v1::AttentionStats& a) {
+  return LeftOut(a.prefill_blocks_scored(), a.prefill_blocks_considered());
+}
+double PagesSkipped(const v1::AttentionStats& a) {
+  return LeftOut(a.kv_pages_read(), a.kv_pages_considered());
+}
+
+std::string AttentionSummary(const v1::AttentionStats& a) {
+  std::string s = absl::StrFormat(
+      "support      %.1f keys a row (prefill %.1f, decode %.1f), %.2f tau iterations\n",
+      a.mean_support_tokens(), a.mean_prefill_support_tokens(), a.mean_decode_support_tokens(),
+      a.mean_tau_iterations());
+  absl::StrAppendFormat(&s, "prefill      %.1f%% of blocks skipped, %.1f%% never scored\n",
+                        100 * BlocksSkipped(a), 100 * BlocksNeverScored(a));
+  if (a.kv_pages_considered() > 0) {
+    absl::StrAppendFormat(&s, "decode       %.1f%% of KV pages skipped\n", 100 * PagesSkipped(a));
+  }
+  return s;
+}
+
+nlohmann::ordered_json LogprobsJson(const std::vector<v1::TokenLogprob>& logprobs) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const v1::TokenLogprob& l : logprobs) {
+    nlohmann::ordered_json entry = {
+        {"token_id", l.token_id()}, {"logprob", l.logprob()}, {"rank", l.rank()}};
+    for (const v1::TopLogprob& top : l.top()) {
+      entry["top"].push_back({{"token_id", top.token_id()}, {"logprob", top.logprob()}});
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
+nlohmann::ordered_json AttentionJson(const v1::AttentionStats& a) {
+  return {{"mean_support_tokens", a.mean_support_tokens()},
+          {"mean_prefill_support_tokens", a.mean_prefill_support_tokens()},
+          {"mean_decode_support_tokens", a.mean_decode_support_tokens()},
+          {"prefill_blocks_considered", a.prefill_blocks_considered()},
+          {"prefill_blocks_scored", a.prefill_blocks_scored()},
+          {"prefill_blocks_attended", a.prefill_blocks_attended()},
+          {"prefill_blocks_skipped_share", BlocksSkipped(a)},
+          {"prefill_blocks_never_scored_share", BlocksNeverScored(a)},
+          {"kv_pages_considered", a.kv_pages_considered()},
+          {"kv_pages_read", a.kv_pages_read()},
+          {"kv_pages_skipped_share", PagesSkipped(a)},
+          {"keys_considered", a.keys_considered()},
+          {"keys_scored", a.keys_scored()},
+          {"mean_tau_iterations", a.mean_tau_iterations()},
+          {"wide_rows", a.wide_rows()},
+          {"tau_unconverged_rows", a.tau_unconverged_rows()}};
+}
+
+nlohmann::ordered_json ErrorJson(const grpc::Status& status) {
+  nlohmann::ordered_json error = {{"status", StatusName(status.error_code())},
+                                  {"message", status.error_message()}};
+  if (const auto delay = RetryDelayOf(status)) error["retry_delay_seconds"] = delay->count() / 1e3;
+  return error;
+}
+
+void AddCompletion(const Outcome& o, nlohmann::ordered_json& j) {
+  j["finish_reason"] = NameOfReason(o.finished.finish_reason());
+  if (o.finished.stop_match_case() == v1::CandidateFinished::kStopString) {
+    j["stop_string"] = o.finished.stop_string();
+  }
+  if (o.finished.stop_match_case() == v1::CandidateFinished::kStopTokenId) {
+    j["stop_token_id"] = o.finished.stop_token_id();
+  }
+  j["usage"] = {{"prompt_tokens", o.usage.prompt_tokens()},
+                {"cached_prompt_tokens", o.usage.cached_prompt_tokens()},
+                {"completion_tokens", o.usage.completion_tokens()}};
+  j["timings"] = {{"queue_seconds", ToSeconds(o.timings.queue())},
+                  {"prefill_seconds", ToSeconds(o.timings.prefill())},
+                  {"time_to_first_token_seconds", ToSeconds(o.timings.time_to_first_token())},
+                  {"decode_seconds", ToSeconds(o.timings.decode())},
+                  {"total_seconds", ToSeconds(o.timings.total())},
+                  {"prefill_tokens_per_second", PrefillRate(o)},
+                  {"decode_tokens_per_second", DecodeRate(o)}};
+  j["attention"] = AttentionJson(o.attention);
 }
 
 }  // namespace
@@ -23,75 +121,47 @@ std::string NameOfReason(v1::FinishReason reason) {
   return absl::AsciiStrToLower(absl::StripPrefix(name, "FINISH_REASON_"));
 }
 
+double ToSeconds(const google::protobuf::Duration& duration) {
+  return duration.seconds() + duration.nanos() * 1e-9;
+}
+
 std::string Summary(const Outcome& o) {
-  const v1::AttentionStats& a = o.attention;
-  const uint32_t computed = o.usage.prompt_tokens() - o.usage.cached_prompt_tokens();
+  if (!o.completed) {
+    return absl::StrFormat("cut off      after %.3f s: %d of %d prompt tokens read, %d generated\n",
+                           o.elapsed_seconds, o.processed_prompt_tokens, o.prompt_tokens,
+                           o.completion_tokens);
+  }
   std::string s =
       absl::StrFormat("prompt       %d tokens (%d cached), prefill %.3f s, %.0f tokens/s\n",
                       o.usage.prompt_tokens(), o.usage.cached_prompt_tokens(),
-                      Seconds(o.timings.prefill()), Rate(computed, Seconds(o.timings.prefill())));
+                      ToSeconds(o.timings.prefill()), PrefillRate(o));
   absl::StrAppendFormat(&s, "first token  after %.3f s (%.3f s in the queue)\n",
-                        Seconds(o.timings.time_to_first_token()), Seconds(o.timings.queue()));
-  const uint32_t tokens = o.usage.completion_tokens();
-  absl::StrAppendFormat(&s, "output       %d tokens, ended by %s", tokens,
+                        ToSeconds(o.timings.time_to_first_token()), ToSeconds(o.timings.queue()));
+  absl::StrAppendFormat(&s, "output       %d tokens, ended by %s", o.usage.completion_tokens(),
                         NameOfReason(o.finished.finish_reason()));
-  if (tokens > 1) {
-    absl::StrAppendFormat(&s, ", %.1f tokens/s", Rate(tokens - 1, Seconds(o.timings.decode())));
+  if (o.usage.completion_tokens() > 1) {
+    absl::StrAppendFormat(&s, ", %.1f tokens/s", DecodeRate(o));
   }
   s += "\n";
-  if (a.keys_considered() == 0) return s;
-  absl::StrAppendFormat(
-      &s, "support      %.1f keys a row (prefill %.1f, decode %.1f), %.2f tau steps\n",
-      a.mean_support_tokens(), a.mean_prefill_support_tokens(), a.mean_decode_support_tokens(),
-      a.mean_tau_iterations());
-  absl::StrAppendFormat(
-      &s, "prefill      %.1f%% of blocks skipped as empty, %.1f%% without computing a score\n",
-      100 * Skipped(a.prefill_blocks_attended(), a.prefill_blocks_considered()),
-      100 * Skipped(a.prefill_blocks_scored(), a.prefill_blocks_considered()));
-  if (a.kv_pages_considered() > 0) {
-    absl::StrAppendFormat(&s, "decode       %.1f%% of KV pages never read\n",
-                          100 * Skipped(a.kv_pages_read(), a.kv_pages_considered()));
-  }
-  return s;
+  // A softmax model attends to all keys, and reports no sparsity.
+  return o.attention.keys_considered() > 0 ? s + AttentionSummary(o.attention) : s;
 }
 
-nlohmann::ordered_json ToJson(const Outcome& o) {
+nlohmann::ordered_json ToJson(const Outcome& o, const grpc::Status& status) {
   nlohmann::ordered_json j;
   j["request_id"] = o.request_id;
   j["text"] = o.text;
   if (!o.token_ids.empty()) j["token_ids"] = o.token_ids;
-  for (const v1::TokenLogprob& l : o.logprobs) {
-    nlohmann::ordered_json entry = {
-        {"token_id", l.token_id()}, {"logprob", l.logprob()}, {"rank", l.rank()}};
-    for (const v1::TopLogprob& top : l.top()) {
-      entry["top"].push_back({{"token_id", top.token_id()}, {"logprob", top.logprob()}});
-    }
-    j["logprobs"].push_back(std::move(entry));
+  if (!o.logprobs.empty()) j["logprobs"] = LogprobsJson(o.logprobs);
+  if (o.completed) {
+    AddCompletion(o, j);
+  } else {
+    j["progress"] = {{"prompt_tokens", o.prompt_tokens},
+                     {"processed_prompt_tokens", o.processed_prompt_tokens},
+                     {"completion_tokens", o.completion_tokens},
+                     {"elapsed_seconds", o.elapsed_seconds}};
   }
-  j["finish_reason"] = NameOfReason(o.finished.finish_reason());
-  if (!o.finished.stop_string().empty()) j["stop_string"] = o.finished.stop_string();
-  j["usage"] = {{"prompt_tokens", o.usage.prompt_tokens()},
-                {"cached_prompt_tokens", o.usage.cached_prompt_tokens()},
-                {"completion_tokens", o.usage.completion_tokens()}};
-  j["timings"] = {{"queue_seconds", Seconds(o.timings.queue())},
-                  {"prefill_seconds", Seconds(o.timings.prefill())},
-                  {"time_to_first_token_seconds", Seconds(o.timings.time_to_first_token())},
-                  {"decode_seconds", Seconds(o.timings.decode())},
-                  {"total_seconds", Seconds(o.timings.total())}};
-  const v1::AttentionStats& a = o.attention;
-  j["attention"] = {{"mean_support_tokens", a.mean_support_tokens()},
-                    {"mean_prefill_support_tokens", a.mean_prefill_support_tokens()},
-                    {"mean_decode_support_tokens", a.mean_decode_support_tokens()},
-                    {"prefill_blocks_considered", a.prefill_blocks_considered()},
-                    {"prefill_blocks_scored", a.prefill_blocks_scored()},
-                    {"prefill_blocks_attended", a.prefill_blocks_attended()},
-                    {"kv_pages_considered", a.kv_pages_considered()},
-                    {"kv_pages_read", a.kv_pages_read()},
-                    {"keys_considered", a.keys_considered()},
-                    {"keys_scored", a.keys_scored()},
-                    {"mean_tau_iterations", a.mean_tau_iterations()},
-                    {"wide_rows", a.wide_rows()},
-                    {"tau_unconverged_rows", a.tau_unconverged_rows()}};
+  if (!status.ok()) j["error"] = ErrorJson(status);
   return j;
 }
 

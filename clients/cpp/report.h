@@ -2,8 +2,14 @@
 #ifndef TAUSERVE_CLIENTS_CPP_REPORT_H_
 #define TAUSERVE_CLIENTS_CPP_REPORT_H_
 
-#include <string>
+#include <grpcpp/support/status.h>
 
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "google/protobuf/duration.pb.h"
 #include "nlohmann/json.hpp"
 #include "tauserve/inference/v1/inference.pb.h"
 
@@ -11,12 +17,22 @@ namespace tauserve::client {
 
 namespace v1 = tauserve::inference::v1;
 
-// All that a finished generation is known to have done.
+// All that is known of a generation, collected from its stream.
 struct Outcome {
   std::string request_id;
   std::string text;
   std::vector<uint32_t> token_ids;
   std::vector<v1::TokenLogprob> logprobs;
+
+  // As it goes.
+  bool started = false;
+  uint32_t prompt_tokens = 0;
+  uint32_t processed_prompt_tokens = 0;
+  uint32_t completion_tokens = 0;
+  double elapsed_seconds = 0;  // on this side, from the request on
+
+  // From its last messages.
+  bool completed = false;
   v1::CandidateFinished finished;
   v1::Usage usage;
   v1::Timings timings;
@@ -26,9 +42,15 @@ struct Outcome {
 // "eos_token" for FINISH_REASON_EOS_TOKEN.
 std::string NameOfReason(v1::FinishReason reason);
 
-// Several lines: tokens, times and rates, sparsity.
+double ToSeconds(const google::protobuf::Duration& duration);
+
+// Several lines: tokens, times and rates, sparsity. Of a generation that was cut off, one line: how
+// far it got.
 std::string Summary(const Outcome& outcome);
-nlohmann::ordered_json ToJson(const Outcome& outcome);
+
+// Text, usage, timings with rates, attention with shares; of a generation that was cut off, how far
+// it got, and `status`.
+nlohmann::ordered_json ToJson(const Outcome& outcome, const grpc::Status& status);
 
 }  // namespace tauserve::client
 

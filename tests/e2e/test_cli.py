@@ -5,11 +5,12 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from protos import ROOT
-from server_process import PATIENCE, wait_until
+from server_process import PATIENCE, Server, wait_until
 
 PROMPTS = ROOT / "models" / "prompts" / "recall-2k.jsonl"
 STORY = "Once upon a time, there was a little fox named Mira. One day,"
@@ -44,11 +45,51 @@ def test_generate_json_is_all_there_is(idle):
     assert answer["attention"]["keys_considered"] > 0
 
 
+def test_text_is_the_same_streamed_or_not(idle):
+    shown = [cli(idle, "generate", STORY, "--temperature=0", "--max_new_tokens=8", flag) for flag in
+             ("--stream", "--no-stream")]
+    assert shown[0].stdout == shown[1].stdout
+    # What is no terminal gets no bar unless it asks for one.
+    assert "prefill [" not in shown[0].stderr
+
+
+def test_prompt_from_every_place(idle, tmp_path):
+    file = tmp_path / "story.txt"
+    file.write_text(STORY)
+    ids = json.loads(cli(idle, "tokenize", STORY, "--json").stdout)["token_ids"]
+    greedy = ["--temperature=0", "--max_new_tokens=4"]
+    expected = cli(idle, "generate", STORY, *greedy).stdout
+    assert cli(idle, "generate", f"--file={file}", *greedy).stdout == expected
+    assert cli(idle, "generate", "--token_ids=" + ",".join(map(str, ids)), *greedy).stdout == expected
+    assert cli(idle, "generate", *greedy, stdin=STORY).stdout == expected
+
+
+def test_stop_strings_may_hold_commas(idle):
+    whole = cli(idle, "generate", STORY, "--temperature=0", "--max_new_tokens=12").stdout
+    assert " out" in whole
+    done = cli(idle, "generate", STORY, "--temperature=0", "--max_new_tokens=12", "--stop=never, ever",
+               "--stop", " out", "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["finish_reason"], answer["stop_string"]) == ("stop_string", " out")
+    assert answer["text"] == whole[:whole.index(" out")]
+
+
 def test_known_answer_decides_the_exit_code(idle):
     right = cli(idle, "generate", f"--prompts={PROMPTS}", "--prompt_id=2k-0", "--temperature=0")
-    assert right.returncode == 0 and "0031: given" in right.stdout
-    cut = cli(idle, "generate", f"--prompts={PROMPTS}", "--prompt_id=2k-0", "--temperature=0", "--max_new_tokens=1")
-    assert cut.returncode == 1 and "NOT given" in cut.stdout
+    assert (right.returncode, right.stdout) == (0, " 0031\n")
+    assert "expected     0031: given" in right.stderr
+    cut = cli(idle, "generate", f"--prompts={PROMPTS}", "--prompt_id=0", "--temperature=0", "--max_new_tokens=1")
+    assert cut.returncode == 1 and "0031: NOT given" in cut.stderr
+
+
+def test_known_answer_in_json(idle):
+    done = cli(idle, "generate", f"--prompts={PROMPTS}", "--prompt_id=2k-1", "--temperature=0", "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["matches"], answer["prompt_id"]) == (0, True, "2k-1")
+    attention = answer["attention"]
+    assert attention["prefill_blocks_skipped_share"] == pytest.approx(
+        1 - attention["prefill_blocks_attended"] / attention["prefill_blocks_considered"])
+    assert answer["timings"]["prefill_tokens_per_second"] > 0
 
 
 def test_tokenize_and_back(idle):
@@ -65,6 +106,26 @@ def test_info_load_health(idle):
     assert json.loads(cli(idle, "load").stdout)["draining"] is False
     health = cli(idle, "health", "--wait=5s")
     assert (health.returncode, health.stdout) == (0, "SERVING\n")
+    assert json.loads(cli(idle, "health", "--service=", "--json").stdout) == {"status": "SERVING"}
+    assert cli(idle, "health", "--service=other").returncode == 1
+
+
+def test_addresses_from_the_environment(idle):
+    binary = command(idle, "info")[0]
+    environment = dict(os.environ, TAUSERVE_SERVER=idle.serving["grpc"], TAUSERVE_CONTROL=idle.serving["control"])
+    done = subprocess.run([binary, "info"], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert "device" in json.loads(done.stdout)
+
+
+def test_drained_server_is_not_serving():
+    with Server() as server:
+        assert cli(server, "drain", "--drain_timeout=1s").stdout == "aborted 0 requests\n"
+        assert json.loads(cli(server, "load").stdout)["draining"] is True
+        health = cli(server, "health")
+        assert (health.returncode, health.stdout) == (1, "NOT_SERVING\n")
+        assert cli(server, "health", "--service=").returncode == 0
+        refused = cli(server, "generate", STORY)
+        assert refused.returncode == 3 and "UNAVAILABLE" in refused.stderr
 
 
 def test_errors_are_one_line_with_the_status(idle):
@@ -75,10 +136,13 @@ def test_errors_are_one_line_with_the_status(idle):
 
 
 @pytest.mark.parametrize("args", [[], ["dance"], ["generate", "a", "b"], ["generate", "--file=/nonexistent"],
-                                  ["generate", "--prompts=/nonexistent"], ["detokenize", "x"]])
+                                  ["generate", "--file=/"], ["generate", "--prompts=/nonexistent"],
+                                  ["generate", "a", "--tempratur=1"], ["generate", "a", "--temperature=hot"],
+                                  ["load", "--temperature=1"], ["detokenize", "x"], ["abort"]])
 def test_usage_errors(idle, args):
     done = cli(idle, *args)
     assert done.returncode == 2 and done.stderr.startswith("tauserve-cli: ")
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
 def test_no_server():
@@ -95,6 +159,20 @@ def test_interrupt_cancels(idle):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and b"CANCELLED" in stderr
+    assert b"cut off" in stderr and b"17 prompt tokens read" in stderr
+
+
+def test_deadline_shows_how_far_it_got(idle):
+    done = cli(idle, "generate", STORY, "--max_new_tokens=20000", "--ignore_eos", "--timeout=300ms", "--json")
+    assert done.returncode == 1 and "DEADLINE_EXCEEDED" in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["error"]["status"] == "DEADLINE_EXCEEDED"
+    assert answer["progress"]["elapsed_seconds"] >= 0.3
+
+
+def test_time_limit_is_no_error(idle):
+    done = cli(idle, "generate", STORY, "--max_new_tokens=20000", "--ignore_eos", "--time_limit=300ms", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["finish_reason"] == "time_limit"
 
 
 def test_abort_ends_a_request_politely(idle):
@@ -104,3 +182,11 @@ def test_abort_ends_a_request_politely(idle):
     assert cli(idle, "abort", "victim").stdout == "victim\n"
     stdout, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and json.loads(stdout)["finish_reason"] == "aborted"
+
+
+def test_python_example(idle):
+    done = subprocess.run([sys.executable, str(ROOT / "clients" / "python" / "generate.py"), STORY,
+                           f"--server={idle.serving['grpc']}", "--temperature=0", "--max_new_tokens=8"],
+                          capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" Mira was out") and "[8 tokens, " in done.stdout

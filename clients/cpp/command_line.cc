@@ -1,0 +1,154 @@
+#include "clients/cpp/command_line.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/flags/commandlineflag.h"
+#include "absl/flags/reflection.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "clients/cpp/flags.h"
+
+namespace tauserve::client {
+namespace {
+
+template <typename... Args>
+absl::Status Invalid(const Args&... args) {
+  return absl::InvalidArgumentError(absl::StrCat(args...));
+}
+
+bool Contains(const std::vector<const char*>& names, absl::string_view name) {
+  return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
+}
+
+// A flag of ours; Abseil has some of its own.
+bool IsKnown(absl::string_view name) {
+  if (Contains(CommonFlags(), name)) return true;
+  return std::any_of(Commands().begin(), Commands().end(),
+                     [&](const CommandSpec& c) { return Contains(c.flags, name); });
+}
+
+bool IsSwitch(absl::string_view name) {
+  return IsKnown(name) && name != kStopFlag && absl::FindCommandLineFlag(name)->IsOfType<bool>();
+}
+
+// A word that starts with "-", as the flag it names.
+struct FlagWord {
+  std::string name;
+  std::optional<std::string> value;
+};
+
+FlagWord Split(absl::string_view word) {
+  absl::ConsumePrefix(&word, "-");
+  absl::ConsumePrefix(&word, "-");
+  const size_t equals = word.find('=');
+  FlagWord flag{std::string(word.substr(0, equals)), std::nullopt};
+  if (equals != absl::string_view::npos) flag.value = std::string(word.substr(equals + 1));
+  if (flag.value || IsKnown(flag.name)) return flag;
+  for (const char* prefix : {"no-", "no"}) {
+    absl::string_view name = flag.name;
+    if (absl::ConsumePrefix(&name, prefix) && IsSwitch(name)) {
+      return FlagWord{std::string(name), "false"};
+    }
+  }
+  return flag;
+}
+
+absl::Status SetFlag(const FlagWord& flag, CommandLine& line) {
+  if (flag.name == kStopFlag) {
+    line.stop.push_back(*flag.value);
+    return absl::OkStatus();
+  }
+  std::string error;
+  if (absl::FindCommandLineFlag(flag.name)->ParseFrom(*flag.value, &error)) return absl::OkStatus();
+  return Invalid("--", flag.name, ": ", error);
+}
+
+// Every flag that was set must be one that the command takes.
+absl::Status CheckFlags(const CommandLine& line, const std::vector<std::string>& set) {
+  const CommandSpec* command = FindCommand(line.command);
+  if (command == nullptr) {
+    return line.command.empty() ? Invalid("no command")
+                                : Invalid("unknown command '", line.command, "'");
+  }
+  for (const std::string& name : set) {
+    if (!Contains(CommonFlags(), name) && !Contains(command->flags, name)) {
+      return Invalid(line.command, " takes no --", name);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void AppendFlags(const std::vector<const char*>& names, std::string& text) {
+  for (const char* name : names) {
+    const bool stop = absl::string_view(name) == kStopFlag;
+    const std::string value = IsSwitch(name) ? "" : "=...";
+    absl::StrAppendFormat(&text, "  %-28s %s\n", absl::StrCat("--", name, value),
+                          stop ? kStopHelp : absl::FindCommandLineFlag(name)->Help());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& words) {
+  CommandLine line;
+  std::vector<std::string> set;
+  bool flags_over = false;
+  for (size_t i = 0; i < words.size(); i++) {
+    const std::string& word = words[i];
+    if (flags_over || word.size() < 2 || word[0] != '-') {
+      if (line.command.empty()) {
+        line.command = word;
+      } else {
+        line.arguments.push_back(word);
+      }
+      continue;
+    }
+    flags_over = word == "--";
+    if (flags_over) continue;
+    FlagWord flag = Split(word);
+    line.help |= flag.name == "help" || flag.name == "h";
+    line.version |= flag.name == "version";
+    if (line.help || line.version) continue;
+    if (!IsKnown(flag.name)) return Invalid("unknown flag ", word);
+    if (!flag.value && IsSwitch(flag.name)) flag.value = "true";
+    if (!flag.value && ++i < words.size()) flag.value = words[i];
+    if (!flag.value) return Invalid("--", flag.name, " needs a value");
+    if (absl::Status s = SetFlag(flag, line); !s.ok()) return s;
+    set.push_back(flag.name);
+  }
+  if (line.command == "help") {
+    line.help = true;
+    line.command = line.arguments.empty() ? "" : line.arguments[0];
+  }
+  if (line.help || line.version) return line;
+  if (absl::Status s = CheckFlags(line, set); !s.ok()) return s;
+  return line;
+}
+
+std::string HelpText(absl::string_view command) {
+  std::string text;
+  if (const CommandSpec* spec = FindCommand(command)) {
+    text = absl::StrCat("tauserve-cli ", spec->name, " ", spec->arguments,
+                        *spec->arguments == '\0' ? "" : " ", "[flags]: ", spec->what, "\n");
+    AppendFlags(spec->flags, text);
+    text += "Every command:\n";
+    AppendFlags(CommonFlags(), text);
+    return text;
+  }
+  text = "tauserve-cli COMMAND [arguments] [flags]: asks a Tauserve server.\n";
+  for (const CommandSpec& spec : Commands()) {
+    absl::StrAppendFormat(&text, "  %-22s %s\n", absl::StrCat(spec.name, " ", spec.arguments),
+                          spec.what);
+  }
+  text += "Every command:\n";
+  AppendFlags(CommonFlags(), text);
+  return text +
+         "tauserve-cli COMMAND --help shows a command's flags.\n"
+         "Exit codes: 0 done; 1 the server refused, is not SERVING, or an expected answer was not "
+         "given;\n2 wrong usage; 3 no connection, or the server takes no requests; 130 "
+         "interrupted.\n";
+}
+
+}  // namespace tauserve::client

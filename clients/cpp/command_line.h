@@ -1,0 +1,32 @@
+// Reads tauserve-cli's command line: a command, its arguments, and flags at any place. Not Abseil's
+// parser, because that ends the process by itself and lets every command take every flag.
+#ifndef TAUSERVE_CLIENTS_CPP_COMMAND_LINE_H_
+#define TAUSERVE_CLIENTS_CPP_COMMAND_LINE_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace tauserve::client {
+
+struct CommandLine {
+  std::string command;  // one of Commands(), or empty
+  std::vector<std::string> arguments;
+  std::vector<std::string> stop;  // of --stop
+  bool help = false;
+  bool version = false;
+};
+
+// `words` are argv without the program's name. Forms: --name=value, --name value; of switches
+// --name, --no-name, --noname and --name=false; what follows "--" is no flag. Sets the process's
+// flags. InvalidArgument names the word that is wrong.
+absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& words);
+
+// All commands and exit codes; or one command and its flags.
+std::string HelpText(absl::string_view command);
+
+}  // namespace tauserve::client
+
+#endif  // TAUSERVE_CLIENTS_CPP_COMMAND_LINE_H_
