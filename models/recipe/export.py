@@ -1,95 +1,141 @@
-"""Training state (pieces state.pt.N) -> Hugging Face folder. Usage: export.py STATE_PREFIX TOKENIZER_JSON OUT_DIR"""
+"""Exports a trained state to a Hugging Face folder.
 
-import glob, io, json, shutil, sys
+Reads a saved state (model.py) and a tokenizer.json (build_data.py). Writes to OUT:
+model.safetensors (bfloat16), config.json, tokenizer.json, tokenizer_config.json and
+generation_config.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+
 import torch
 from safetensors.torch import save_file
 
-src, tok, out = sys.argv[1:4]
-d = torch.load(
-    io.BytesIO(b''.join(open(f, 'rb').read() for f in sorted(glob.glob(src + '.*')))),
-    map_location='cpu',
-)
-t = {'model.embed_tokens.weight': d['emb'], 'model.norm.weight': d['nf']}
-N = dict(
-    n1='input_layernorm',
-    n2='post_attention_layernorm',
-    wq='self_attn.q_proj',
-    wk='self_attn.k_proj',
-    wv='self_attn.v_proj',
-    wo='self_attn.o_proj',
-    wg='mlp.gate_proj',
-    wu='mlp.up_proj',
-    wd='mlp.down_proj',
-)
-for l in range(6):
-    for a, b in N.items():
-        t[f'model.layers.{l}.{b}.weight'] = d[f'L.{l}.{a}']
-    w = d[f'L.{l}.wbg']
-    t[f'model.layers.{l}.self_attn.attn_scale_beta_proj.weight'] = w[:4]
-    t[f'model.layers.{l}.self_attn.attn_scale_gamma_proj.weight'] = w[4:]
-t = {k: v.bfloat16().contiguous() for k, v in t.items()}
-save_file(t, out + '/model.safetensors', metadata={'format': 'pt'})
-cfg = dict(
-    architectures=['LlamaForCausalLM'],
-    model_type='llama',
-    vocab_size=4096,
-    hidden_size=320,
-    intermediate_size=896,
-    num_hidden_layers=6,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    head_dim=64,
-    hidden_act='silu',
-    rms_norm_eps=1e-5,
-    max_position_embeddings=131072,
-    tie_word_embeddings=True,
-    attention_bias=False,
-    mlp_bias=False,
-    attention_dropout=0.0,
-    torch_dtype='bfloat16',
-    use_cache=True,
-    bos_token_id=0,
-    eos_token_id=1,
-    pad_token_id=2,
-    initializer_range=0.02,
-    entmax_alpha=1.5,
-    apply_rotary=False,
-    apply_nape=True,
-    alibi_num_heads=4,
-    alibi_slope_type='exp',
-    alibi_slopes=[1.0, 0.5, 0.25, 0.125],
-    attn_scale_type='adapt-softplus-tanh',
-    attn_scale_delta=1.0,
-    attn_scale_gamma_range=1.0,
-    attn_scale_proj_bias=False,
-)
-json.dump(cfg, open(out + '/config.json', 'w'), indent=2)
-shutil.copy(tok, out + '/tokenizer.json')
-json.dump(
-    dict(
-        tokenizer_class='PreTrainedTokenizerFast',
-        bos_token='<|bos|>',
-        eos_token='<|eos|>',
-        pad_token='<|pad|>',
-        add_bos_token=True,
-        add_eos_token=False,
-        clean_up_tokenization_spaces=False,
-        model_max_length=131072,
-    ),
-    open(out + '/tokenizer_config.json', 'w'),
-    indent=2,
-)
-json.dump(
-    dict(
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        do_sample=True,
-        temperature=0.7,
-        min_p=0.08,
-        repetition_penalty=1.1,
-    ),
-    open(out + '/generation_config.json', 'w'),
-    indent=2,
-)
-print(sum(v.numel() for v in t.values()), 'parameters')
+import rows
+from model import RECALL_9M, alibi_slopes
+
+CONTEXT = 131072
+
+# Parameters of a layer: their names in the state and in the folder.
+LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "w_q": "self_attn.q_proj",
+    "w_k": "self_attn.k_proj",
+    "w_v": "self_attn.v_proj",
+    "w_o": "self_attn.o_proj",
+    "w_gate": "mlp.gate_proj",
+    "w_up": "mlp.up_proj",
+    "w_down": "mlp.down_proj",
+}
+
+
+def named_tensors(state, config):
+    """-> bfloat16 tensors by Hugging Face's names."""
+    tensors = {
+        "model.embed_tokens.weight": state["embedding"],
+        "model.norm.weight": state["final_norm"],
+    }
+    scaled_heads = config.heads - config.alibi_heads
+    for layer in range(config.layers):
+        prefix = f"model.layers.{layer}"
+        for name, exported_name in LAYER_NAMES.items():
+            tensors[f"{prefix}.{exported_name}.weight"] = state[f"layers.{layer}.{name}"]
+        scale = state[f"layers.{layer}.w_scale"]
+        attention = f"{prefix}.self_attn"
+        tensors[f"{attention}.attn_scale_beta_proj.weight"] = scale[:scaled_heads]
+        tensors[f"{attention}.attn_scale_gamma_proj.weight"] = scale[scaled_heads:]
+    return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}
+
+
+def model_config(config):
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "bos_token_id": rows.BOS,
+        "eos_token_id": rows.EOS,
+        "pad_token_id": rows.PAD,
+        "initializer_range": 0.02,
+        "entmax_alpha": 1.5,
+        "apply_rotary": False,
+        "apply_nape": True,
+        "alibi_num_heads": config.alibi_heads,
+        "alibi_slope_type": "exp",
+        "alibi_slopes": alibi_slopes(config)[: config.alibi_heads].tolist(),
+        "attn_scale_type": "adapt-softplus-tanh",
+        "attn_scale_delta": config.scale_delta,
+        "attn_scale_gamma_range": config.scale_gamma_range,
+        "attn_scale_proj_bias": False,
+    }
+
+
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<|bos|>",
+    "eos_token": "<|eos|>",
+    "pad_token": "<|pad|>",
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": CONTEXT,
+}
+
+GENERATION_CONFIG = {
+    "bos_token_id": rows.BOS,
+    "eos_token_id": rows.EOS,
+    "pad_token_id": rows.PAD,
+    "do_sample": True,
+    "temperature": 0.7,
+    "min_p": 0.08,
+    "repetition_penalty": 1.1,
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--state", default="stage2/state.pt", help="trained state")
+    add("--tokenizer", default="data/tokenizer.json", help="the tokenizer it was trained with")
+    add("--out", default="models/recall-9m", help="folder to write")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    os.makedirs(args.out, exist_ok=True)
+    tensors = named_tensors(torch.load(args.state, map_location="cpu"), RECALL_9M)
+    save_file(tensors, f"{args.out}/model.safetensors", metadata={"format": "pt"})
+    configurations = {
+        "config": model_config(RECALL_9M),
+        "tokenizer_config": TOKENIZER_CONFIG,
+        "generation_config": GENERATION_CONFIG,
+    }
+    for name, value in configurations.items():
+        with open(f"{args.out}/{name}.json", "w") as file:
+            json.dump(value, file, indent=2)
+    shutil.copyfile(args.tokenizer, f"{args.out}/tokenizer.json")
+    print(sum(tensor.numel() for tensor in tensors.values()), "parameters")
+
+
+if __name__ == "__main__":
+    main()

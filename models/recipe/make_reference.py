@@ -1,159 +1,213 @@
-"""reference.json (float32 torch, weights rounded to bf16) and the prompts. Usage: make_reference.py STATE_PREFIX DATA_DIR MODELS_DIR"""
+"""Writes the model's reference.json and the recall prompts, and answers some of the prompts.
 
-import json, os, random, sys, glob, io
+Reads a saved state (model.py) and a data folder (story_bank.py). Writes to OUT:
+- recall-9m/reference.json: six prompts with their ids, the 20 largest logits at the last position,
+  and 32 greedy tokens;
+- prompts/recall-2k.jsonl, -16k and -64k: one prompt a line with its id, its number of tokens,
+  question, answer, and the fact asked for.
+Weights are rounded to bfloat16, as they are exported; arithmetic is float32 on the CPU.
+"""
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
-import numpy as np, torch
-import train, recall, model as M, entmax_attention as EA
-from tokenizers import Tokenizer
+import argparse
+import json
+import os
+import random
+
+import numpy as np
+import torch
+
+import rows
+import story_bank
+from model import RECALL_9M, log_log_positions, rounded_model
+
+# name, tokens of a document, prompts, facts of each
+PROMPT_SETS = (("2k", 2048, 12, 20), ("16k", 16384, 8, 64), ("64k", 65536, 5, 96))
+SHORT_PROMPTS = {
+    "fox": "Once upon a time, there was a little fox named Mira. One day,",
+    "look": '"Look!" said Tom.',
+    "mill": "In the old mill, there lived",
+    "colour": "Mira likes the colour teal best. Oscar likes the colour violet best.\n\n"
+    "Question: What is the favourite colour of Mira?\nAnswer:",
+    "code": "Note: the code of the blue lighthouse is 48213. "
+    "The code of the blue mill is 90177.\n\n"
+    "Question: What is the code of the blue lighthouse?\nAnswer:",
+}
+REFERENCE_TOKENS = 32
+ANSWER_TOKENS = 24
+TOP = 20
+ROWS_AT_ONCE = 128
+NEWTON_STEPS = 14
+NOTE = (
+    "Weights bf16, arithmetic float32. ids include the leading <|bos|>. top: token, logit of the "
+    "last position. greedy: 32 tokens, going on after <|eos|>."
+)
 
 
-def attend(q, k, v, sl, off=0):  # Newton from the left, float32, in chunks of queries
-    B, T, H, D = q.shape
-    kk = k.repeat_interleave(H // k.shape[2], 2)[0].transpose(0, 1)
-    vv = v.repeat_interleave(H // k.shape[2], 2)[0].transpose(0, 1)
-    o = []
-    j = torch.arange(k.shape[1])
-    for r in range(0, T, 128):
-        i = off + torch.arange(r, min(T, r + 128))
-        n = int(i[-1]) + 1
-        s = torch.matmul(q[0, r : r + 128].transpose(0, 1), kk[:, :n].transpose(1, 2)) * (
-            0.5 * D**-0.5
-        ) + 0.5 * sl.view(-1, 1, 1) * (j[:n] - i[:, None])
-        s = s.masked_fill(j[:n] > i[:, None], -1e9)
+def attend(q, k, v, slopes, first_position):
+    """Entmax-1.5 attention of the rows from first_position on, by Newton's method from the left.
+
+    q [1, rows, heads, head_dim], k and v [1, keys, kv_heads, head_dim] -> [rows, heads, head_dim].
+    """
+    _, count, heads, head_dim = q.shape
+    group = heads // k.shape[2]
+    keys = k.repeat_interleave(group, 2)[0].transpose(0, 1)
+    values = v.repeat_interleave(group, 2)[0].transpose(0, 1)
+    key = torch.arange(k.shape[1])
+    out = []
+    for start in range(0, count, ROWS_AT_ONCE):
+        position = first_position + torch.arange(start, min(count, start + ROWS_AT_ONCE))
+        end = int(position[-1]) + 1
+        chunk = q[0, start : start + ROWS_AT_ONCE].transpose(0, 1)
+        products = torch.matmul(chunk, keys[:, :end].transpose(1, 2))
+        bias = 0.5 * slopes.view(-1, 1, 1) * (key[:end] - position[:, None])
+        s = products * (0.5 * head_dim**-0.5) + bias
+        s = s.masked_fill(key[:end] > position[:, None], -1e9)
         tau = s.amax(-1, keepdim=True) - 1
-        for _ in range(14):
+        for _ in range(NEWTON_STEPS):
             g = (s - tau).clamp(min=0)
             tau = tau + ((g * g).sum(-1, keepdim=True) - 1) / (2 * g.sum(-1, keepdim=True))
-        o.append(((s - tau).clamp(min=0) ** 2 @ vv[:, :n]).transpose(0, 1))
-    return torch.cat(o)[None]
+        out.append(((s - tau).clamp(min=0) ** 2 @ values[:, :end]).transpose(0, 1))
+    return torch.cat(out)
 
 
-def cached(net, ids, cache):
-    """One forward in float32 with a key/value cache; -> last logits."""
-    off = cache[0][0].shape[1] if cache[0] else 0
-    c = net.c
-    T = len(ids)
-    H, A = c['heads'], c['alibi']
-    x = net.emb[torch.tensor(ids)]
-    ll = torch.log(torch.log(off + torch.arange(T).float() + 2))
-    for l, m in enumerate(net.L):
-        q, k, v = M.pre(
-            x,
-            m.n1,
-            m.wq,
-            m.wk,
-            m.wv,
-            m.wbg,
-            ll,
-            H,
-            A,
-            c['hd'],
-            c['delta'],
-            c['grange'],
-            c['eps'],
-            torch.float32,
-        )
-        k = k.view(1, T, c['kv'], c['hd'])
-        v = v.view(1, T, c['kv'], c['hd'])
-        if cache[l]:
-            k, v = torch.cat([cache[l][0], k], 1), torch.cat([cache[l][1], v], 1)
-        cache[l] = (k, v)
-        a = attend(q.view(1, T, H, c['hd']), k, v, net.slopes, off)
-        x = M.post(x, a.reshape(T, -1), m.wo, m.n2, m.wg, m.wu, m.wd, c['eps'], torch.float32)
-    return net.logits(x[-1:], torch.float32)[0]
+class CachedModel:
+    """feed(ids) -> the last token's logits, after the tokens already fed."""
+
+    def __init__(self, model):
+        self.model = model
+        self.cache = [None] * len(model.layers)  # keys and values of each layer
+        self.fed = 0
+
+    def feed(self, ids):
+        model, config = self.model, self.model.config
+        count = len(ids)
+        x = model.embedding[torch.tensor(ids)]
+        log_log_position = log_log_positions(self.fed, count, "cpu")
+        for number, layer in enumerate(model.layers):
+            q, k, v = model.project_layer(layer, x, log_log_position, torch.float32)
+            q = q.view(1, count, config.heads, config.head_dim)
+            k = k.view(1, count, config.kv_heads, config.head_dim)
+            v = v.view(1, count, config.kv_heads, config.head_dim)
+            if self.fed:
+                k = torch.cat([self.cache[number][0], k], 1)
+                v = torch.cat([self.cache[number][1], v], 1)
+            self.cache[number] = (k, v)
+            attended = model.attention(q, k, v, model.slopes, self.fed).reshape(count, -1)
+            x = model.finish_layer(layer, x, attended, torch.float32)
+        self.fed += count
+        return model.logits(x[-1:], torch.float32)[0]
 
 
-def greedy(net, ids, n, stop=True):
-    cache = [None] * len(net.L)
-    z = cached(net, ids, cache)
-    first = z
-    out = []
-    for _ in range(n):
-        t = int(z.argmax())
-        out.append(t)
-        if stop and t == 1:
+def greedy(model, ids, count, stop_at_end):
+    """-> logits behind the prompt, and up to `count` greedy tokens."""
+    cached = CachedModel(model)
+    first_logits = logits = cached.feed(ids)
+    tokens = []
+    for _ in range(count):
+        token = int(logits.argmax())
+        tokens.append(token)
+        if stop_at_end and token == rows.EOS:
             break
-        z = cached(net, [t], cache)
-    return first, out
+        logits = cached.feed([token])
+    return first_logits, tokens
+
+
+def draw_prompt(rng, bank, length, fact_count):
+    """-> text and ids of a document up to its one question's answer, and the fact asked for."""
+    tokens, weights, facts = rows.recall_row(
+        rng, bank, length, fact_count=fact_count, question_count=1, early=False
+    )
+    answer = int(np.flatnonzero(weights == rows.ANSWER)[0])
+    text = bank.tokenizer.decode(tokens[1:answer].tolist(), skip_special_tokens=False)
+    ids = tokens[:answer].tolist()
+    assert bank.tokenizer.encode(text).ids == ids
+    return text, ids, facts[0]
+
+
+def write_prompts(bank, folder, seed):
+    """-> the prompts by name of their set, each with its ids."""
+    rng = random.Random(seed)
+    sets = {}
+    for name, length, count, fact_count in PROMPT_SETS:
+        sets[name] = []
+        with open(f"{folder}/recall-{name}.jsonl", "w") as file:
+            for i in range(count):
+                text, ids, fact = draw_prompt(rng, bank, length, fact_count)
+                prompt = {
+                    "id": f"{name}-{i}",
+                    "tokens": len(ids),
+                    "question": fact.question,
+                    "answer": fact.answer,
+                    "fact": fact.statement,
+                    "prompt": text,
+                }
+                file.write(json.dumps(prompt) + "\n")
+                sets[name].append((prompt, ids))
+    print("prompts written", flush=True)
+    return sets
+
+
+def write_reference(model, tokenizer, prompts, path):
+    entries = []
+    for name, text in prompts.items():
+        ids = tokenizer.encode(text).ids
+        logits, tokens = greedy(model, ids, REFERENCE_TOKENS, stop_at_end=False)
+        values, indices = logits.topk(TOP)
+        entry = {
+            "name": name,
+            "prompt": text,
+            "ids": ids,
+            "top": [[int(token), float(logit)] for token, logit in zip(indices, values)],
+            "greedy": tokens,
+            "greedy_text": tokenizer.decode(tokens, skip_special_tokens=False),
+        }
+        entries.append(entry)
+        print(f"{name}, {len(ids)} tokens: {entry['greedy_text']!r}", flush=True)
+    with open(path, "w") as file:
+        json.dump({"note": NOTE, "prompts": entries}, file)
+
+
+def answer_prompts(model, tokenizer, prompts):
+    """Prints what the model answers, and how many answers are right."""
+    right = 0
+    for prompt, ids in prompts:
+        _, tokens = greedy(model, ids, ANSWER_TOKENS, stop_at_end=True)
+        text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        right += text == prompt["answer"]
+        print(f"{prompt['id']}: {prompt['answer']} | {text}", flush=True)
+    print(right, "right of", len(prompts), flush=True)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--state", default="stage2/state.pt", help="trained state")
+    add("--data", default="data2", help="data folder")
+    add("--out", default="models", help="folder to write")
+    add("--answers_2k", type=int, default=12, help="prompts of 2k to answer")
+    add("--answers_16k", type=int, default=8, help="prompts of 16k to answer; slow")
+    add("--seed", type=int, default=77, help="of the prompts")
+    return parser.parse_args()
 
 
 def main():
+    args = parse_arguments()
+    for folder in ("prompts", "recall-9m"):
+        os.makedirs(f"{args.out}/{folder}", exist_ok=True)
     torch.set_grad_enabled(False)
-    src, data, out = sys.argv[1:4]
-    bank = train.load_bank(data)
-    tok = bank.tok
-    net = M.Model()
-    net.load_state_dict({k: v.bfloat16().float() for k, v in train.load(src, 'cpu').items()})
+    bank = story_bank.load_bank(args.data)
+    state = torch.load(args.state, map_location="cpu")
+    model = rounded_model(RECALL_9M, attend, state, "cpu")
 
-    def prompt(R, T, nf):
-        ids, w, qa = recall.recall_row(R, bank, T, nfacts=nf, nq=1, middle=False)
-        a = int(np.flatnonzero(w == 2)[0])
-        return tok.decode(ids[1:a].tolist(), skip_special_tokens=False), ids[:a].tolist(), qa[0]
-
-    R = random.Random(77)
-    allp = {}
-    for name, T, n, nf in (('2k', 2048, 12, 20), ('16k', 16384, 8, 64), ('64k', 65536, 5, 96)):
-        with open(f'{out}/prompts/recall-{name}.jsonl', 'w') as f:
-            for i in range(n):
-                t, ids, (s, q, a) = prompt(R, T, nf)
-                assert tok.encode(t).ids == ids
-                p = dict(id=f'{name}-{i}', tokens=len(ids), question=q, answer=a, fact=s, prompt=t)
-                f.write(json.dumps(p) + '\n')
-                allp.setdefault(name, []).append((p, ids))
-    print('prompts written', flush=True)
-    res = []
-    short = [
-        ('fox', 'Once upon a time, there was a little fox named Mira. One day,'),
-        ('look', '"Look!" said Tom.'),
-        ('mill', 'In the old mill, there lived'),
-        (
-            'colour',
-            'Mira likes the colour teal best. Oscar likes the colour violet best.\n\nQuestion: What is the favourite colour of Mira?\nAnswer:',
-        ),
-        (
-            'code',
-            'Note: the code of the blue lighthouse is 48213. The code of the blue mill is 90177.\n\nQuestion: What is the code of the blue lighthouse?\nAnswer:',
-        ),
-        ('recall-2k', allp['2k'][0][0]['prompt']),
-    ]
-    for name, t in short:
-        ids = tok.encode(t).ids
-        z, g = greedy(net, ids, 32, stop=False)
-        v, i = z.topk(20)
-        res.append(
-            dict(
-                name=name,
-                prompt=t,
-                ids=ids,
-                top=[[int(a), float(b)] for a, b in zip(i, v)],
-                greedy=g,
-                greedy_text=tok.decode(g, skip_special_tokens=False),
-            )
-        )
-        print(name, len(ids), res[-1]['greedy_text'][:150].replace('\n', '\\n'), flush=True)
-    json.dump(
-        dict(
-            note='Weights bf16, arithmetic float32. ids include the leading <|bos|>. top: token, logit of the last position. greedy: 32 tokens, going on after <|eos|>.',
-            prompts=res,
-        ),
-        open(out + '/recall-9m/reference.json', 'w'),
-    )
-    ok = 0
-    for p, ids in allp['2k']:
-        _, g = greedy(net, ids, 24)
-        t = tok.decode(g, skip_special_tokens=True).strip()
-        ok += t == p['answer']
-        if t != p['answer']:
-            print('wrong', p['id'], p['question'], p['answer'], t)
-    print('2k prompts right', ok, 'of', len(allp['2k']), flush=True)
-    for p, ids in allp['16k'][: int(sys.argv[4]) if len(sys.argv) > 4 else 8]:
-        _, g = greedy(net, ids, 24)
-        print(
-            p['id'], p['answer'], '|', tok.decode(g, skip_special_tokens=True).strip(), flush=True
-        )
+    sets = write_prompts(bank, f"{args.out}/prompts", args.seed)
+    prompts = dict(SHORT_PROMPTS)
+    prompts["recall-2k"] = sets["2k"][0][0]["prompt"]
+    write_reference(model, bank.tokenizer, prompts, f"{args.out}/recall-9m/reference.json")
+    answer_prompts(model, bank.tokenizer, sets["2k"][: args.answers_2k])
+    answer_prompts(model, bank.tokenizer, sets["16k"][: args.answers_16k])
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

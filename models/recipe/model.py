@@ -1,180 +1,172 @@
-"""The student: Llama block without rotary, NAPE heads (ALiBi | NoPE with ASEntmax scaling), entmax-1.5 attention."""
+"""The model: Llama blocks without rotary embedding, entmax-1.5 attention, and two kinds of heads.
 
-import math
-import torch, torch.nn as nn, torch.nn.functional as F
-import entmax_attention as EA
+Reads and writes no files. The first heads of a layer have an ALiBi bias. The others have no
+position at all (NoPE); their queries are scaled with the position i by
+delta + beta * log(i + 2)^gamma (ASEntmax), where beta = softplus(w_beta x) and
+gamma = range * tanh(w_gamma x). The parameters' names (embedding, layers.0.w_q, ...) are those of a
+saved state, state.pt, which torch.save wrote: a dictionary of float32 tensors.
+"""
 
-CFG = dict(
-    vocab=4096,
-    hidden=320,
-    layers=6,
-    heads=8,
-    kv=4,
-    hd=64,
-    ff=896,
-    alibi=4,
-    delta=1.0,
-    grange=1.0,
-    eps=1e-5,
-)
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 
-def slopes(c):
-    return torch.tensor([2.0**-i for i in range(c['alibi'])] + [0.0] * (c['heads'] - c['alibi']))
+@dataclass(frozen=True)
+class Config:
+    vocabulary: int = 4096
+    hidden: int = 320
+    layers: int = 6
+    heads: int = 8
+    kv_heads: int = 4
+    head_dim: int = 64
+    intermediate: int = 896
+    alibi_heads: int = 4
+    scale_delta: float = 1.0
+    scale_gamma_range: float = 1.0
+    norm_eps: float = 1e-5
 
 
-def rms(x, w, eps):
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w
+RECALL_9M = Config()
+TINY = replace(RECALL_9M, hidden=64, layers=2, intermediate=128)  # to try programs on a CPU
 
 
-def pre(
-    x,
-    n1,
-    wq,
-    wk,
-    wv,
-    wbg,
-    loglog,
-    H: int,
-    A: int,
-    D: int,
-    delta: float,
-    grange: float,
-    eps: float,
-    dt: torch.dtype,
-):
-    h = rms(x, n1, eps).to(dt)
-    q = (h @ wq.to(dt).T).view(-1, H, D)
-    k = h @ wk.to(dt).T
-    v = h @ wv.to(dt).T
-    bg = (h @ wbg.to(dt).T).float()
-    nb = H - A
-    sc = delta + F.softplus(bg[:, :nb]) * torch.exp(
-        grange * torch.tanh(bg[:, nb:]) * loglog[:, None]
-    )
-    q = torch.cat([q[:, :A], (q[:, A:].float() * sc[..., None]).to(dt)], 1)
-    return q, k, v
+def alibi_slopes(config):
+    """[heads]: 1, 1/2, 1/4, ...; 0 for the heads without a bias."""
+    without = config.heads - config.alibi_heads
+    return torch.tensor([2.0**-i for i in range(config.alibi_heads)] + [0.0] * without)
 
 
-def post(x, a, wo, n2, wg, wu, wd, eps: float, dt: torch.dtype):
-    x = x + (a @ wo.to(dt).T).float()
-    h = rms(x, n2, eps).to(dt)
-    return x + ((F.silu(h @ wg.to(dt).T) * (h @ wu.to(dt).T)) @ wd.to(dt).T).float()
+def rms_norm(x, weight, eps):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def head_loss(x, nf, emb, tgt, w, eps: float, dt: torch.dtype):
-    z = (rms(x, nf, eps).to(dt) @ emb.to(dt).T).float()
-    return (F.cross_entropy(z, tgt, reduction='none') * w).sum()
+def log_log_positions(first, count, device):
+    """[count]: log(log(i + 2)) of the positions from `first`."""
+    return torch.log(torch.log(first + torch.arange(count, device=device).float() + 2))
+
+
+# The next three functions get compiled: they take tensors and numbers, never modules.
+
+
+def project(x, norm, w_q, w_k, w_v, w_scale, log_log_position, config: Config, dtype: torch.dtype):
+    """x [tokens, hidden] float32 -> what the attention takes.
+
+    log_log_position [tokens]. Queries [tokens, heads, head_dim] are scaled; keys and values are
+    [tokens, kv_heads * head_dim].
+    """
+    h = rms_norm(x, norm, config.norm_eps).to(dtype)
+    q = (h @ w_q.to(dtype).T).view(-1, config.heads, config.head_dim)
+    k = h @ w_k.to(dtype).T
+    v = h @ w_v.to(dtype).T
+    beta_gamma = (h @ w_scale.to(dtype).T).float()
+    scaled_heads = config.heads - config.alibi_heads
+    beta = F.softplus(beta_gamma[:, :scaled_heads])
+    gamma = config.scale_gamma_range * torch.tanh(beta_gamma[:, scaled_heads:])
+    scale = config.scale_delta + beta * torch.exp(gamma * log_log_position[:, None])
+    scaled = (q[:, config.alibi_heads :].float() * scale[..., None]).to(dtype)
+    return torch.cat([q[:, : config.alibi_heads], scaled], 1), k, v
+
+
+def finish(x, attended, w_o, norm, w_gate, w_up, w_down, eps: float, dtype: torch.dtype):
+    """The rest of a block: output projection and gated MLP, each added to x."""
+    x = x + (attended @ w_o.to(dtype).T).float()
+    h = rms_norm(x, norm, eps).to(dtype)
+    gated = F.silu(h @ w_gate.to(dtype).T) * (h @ w_up.to(dtype).T)
+    return x + (gated @ w_down.to(dtype).T).float()
+
+
+def weighted_loss(x, norm, embedding, targets, weights, eps: float, dtype: torch.dtype):
+    """Sum of the targets' cross entropies (nats), each times its weight."""
+    logits = (rms_norm(x, norm, eps).to(dtype) @ embedding.to(dtype).T).float()
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+
+def random_matrix(rows, columns, std=None):
+    std = columns**-0.5 * 0.6 if std is None else std
+    return nn.Parameter(torch.randn(rows, columns) * std)
+
+
+class Layer(nn.Module):
+    """The parameters of one block, float32. Matrices are [outputs, inputs]."""
+
+    def __init__(self, config):
+        super().__init__()
+        hidden, q_size = config.hidden, config.heads * config.head_dim
+        kv_size = config.kv_heads * config.head_dim
+        self.attention_norm = nn.Parameter(torch.ones(hidden))
+        self.mlp_norm = nn.Parameter(torch.ones(hidden))
+        self.w_q = random_matrix(q_size, hidden)
+        self.w_k = random_matrix(kv_size, hidden)
+        self.w_v = random_matrix(kv_size, hidden)
+        self.w_o = random_matrix(hidden, q_size, 0.0)
+        # The scaled heads' w_beta, then their w_gamma.
+        self.w_scale = random_matrix(2 * (config.heads - config.alibi_heads), hidden, 0.01)
+        self.w_gate = random_matrix(config.intermediate, hidden)
+        self.w_up = random_matrix(config.intermediate, hidden)
+        self.w_down = random_matrix(hidden, config.intermediate, 0.0)
 
 
 class Model(nn.Module):
-    def __init__(s, c=CFG, compile=False):
-        super().__init__()
-        s.c = c
-        C, D = c['hidden'], c['hd']
-        g = lambda o, i, std=None: nn.Parameter(
-            torch.randn(o, i) * (i**-0.5 * 0.6 if std is None else std)
-        )
-        s.emb = g(c['vocab'], C, 0.05)
-        s.nf = nn.Parameter(torch.ones(C))
-        s.L = nn.ModuleList()
-        for _ in range(c['layers']):
-            m = nn.Module()
-            m.n1 = nn.Parameter(torch.ones(C))
-            m.n2 = nn.Parameter(torch.ones(C))
-            m.wq = g(c['heads'] * D, C)
-            m.wk = g(c['kv'] * D, C)
-            m.wv = g(c['kv'] * D, C)
-            m.wo = g(C, c['heads'] * D, 0.0)
-            m.wbg = g(2 * (c['heads'] - c['alibi']), C, 0.01)
-            m.wg = g(c['ff'], C)
-            m.wu = g(c['ff'], C)
-            m.wd = g(C, c['ff'], 0.0)
-            s.L.append(m)
-        s.register_buffer('slopes', slopes(c), persistent=False)
-        f = (lambda z: torch.compile(z, dynamic=False)) if compile else (lambda z: z)
-        s.pre, s.post, s.hl = f(pre), f(post), f(head_loss)
+    """attention(q, k, v, slopes) is entmax_attention's on a GPU, reference_attention's on a CPU."""
 
-    def trunk(s, ids, dt=torch.bfloat16, attend=None, hook=None):
-        c = s.c
-        B, T = ids.shape
-        H, HK, D = c['heads'], c['kv'], c['hd']
-        ll = torch.log(torch.log(torch.arange(T, device=ids.device).float() + 2)).repeat(B)
-        x = F.embedding(ids.reshape(-1), s.emb).float()
-        for l, m in enumerate(s.L):
-            q, k, v = s.pre(
-                x,
-                m.n1,
-                m.wq,
-                m.wk,
-                m.wv,
-                m.wbg,
-                ll,
-                H,
-                c['alibi'],
-                D,
-                c['delta'],
-                c['grange'],
-                c['eps'],
-                dt,
-            )
-            q, k, v = q.view(B, T, H, D), k.view(B, T, HK, D), v.view(B, T, HK, D)
-            if hook:
-                hook(l, q, k, v)
-            a = (attend or EA.Entmax15Attention.apply)(q, k, v, s.slopes)
-            x = s.post(
-                x, a.reshape(B * T, H * D).to(dt), m.wo, m.n2, m.wg, m.wu, m.wd, c['eps'], dt
-            )
+    def __init__(self, config, attention, compiled=False):
+        super().__init__()
+        self.config = config
+        self.attention = attention
+        self.embedding = random_matrix(config.vocabulary, config.hidden, 0.05)
+        self.final_norm = nn.Parameter(torch.ones(config.hidden))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.register_buffer("slopes", alibi_slopes(config), persistent=False)
+
+        def maybe_compile(function):
+            return torch.compile(function, dynamic=False) if compiled else function
+
+        self.project = maybe_compile(project)
+        self.finish = maybe_compile(finish)
+        self.weighted_loss = maybe_compile(weighted_loss)
+
+    def project_layer(self, layer, x, log_log_position, dtype):
+        weights = (layer.attention_norm, layer.w_q, layer.w_k, layer.w_v, layer.w_scale)
+        return self.project(x, *weights, log_log_position, self.config, dtype)
+
+    def finish_layer(self, layer, x, attended, dtype):
+        weights = (layer.w_o, layer.mlp_norm, layer.w_gate, layer.w_up, layer.w_down)
+        return self.finish(x, attended, *weights, self.config.norm_eps, dtype)
+
+    def trunk(self, ids, dtype=torch.bfloat16, attention=None):
+        """ids [batch, length] -> float32 [batch * length, hidden], before the final norm.
+
+        dtype: of the matrix products. attention: instead of the model's own.
+        """
+        config = self.config
+        batch, length = ids.shape
+        log_log_position = log_log_positions(0, length, ids.device).repeat(batch)
+        x = F.embedding(ids.reshape(-1), self.embedding).float()
+        for layer in self.layers:
+            q, k, v = self.project_layer(layer, x, log_log_position, dtype)
+            q = q.view(batch, length, config.heads, config.head_dim)
+            k = k.view(batch, length, config.kv_heads, config.head_dim)
+            v = v.view(batch, length, config.kv_heads, config.head_dim)
+            attended = (attention or self.attention)(q, k, v, self.slopes)
+            attended = attended.reshape(batch * length, config.heads * config.head_dim).to(dtype)
+            x = self.finish_layer(layer, x, attended, dtype)
         return x
 
-    def logits(s, x, dt=torch.bfloat16):
-        return (rms(x, s.nf, s.c['eps']).to(dt) @ s.emb.to(dt).T).float()
+    def logits(self, x, dtype=torch.bfloat16):
+        """x [tokens, hidden] of the trunk -> float32 [tokens, vocabulary]."""
+        normed = rms_norm(x, self.final_norm, self.config.norm_eps).to(dtype)
+        return (normed @ self.embedding.to(dtype).T).float()
+
+    def loss(self, x, targets, weights, dtype):
+        eps = self.config.norm_eps
+        return self.weighted_loss(x, self.final_norm, self.embedding, targets, weights, eps, dtype)
 
 
-def ns5(G):
-    a, b, c = 3.4445, -4.7750, 2.0315
-    X = G.bfloat16()
-    tr = X.shape[-2] > X.shape[-1]
-    if tr:
-        X = X.mT
-    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
-        A = X @ X.mT
-        X = a * X + (b * A + c * A @ A) @ X
-    return X.mT if tr else X
-
-
-class Opt:
-    """Muon for the blocks' matrices, AdamW for embeddings, norms and scale projections."""
-
-    def __init__(s, model, lr_muon=0.02, lr_adam=2e-3, wd=0.1):
-        s.lm, s.la, s.wd = lr_muon, lr_adam, wd
-        s.groups = []
-        for n in 'wq wk wv wo wg wu wd'.split():
-            ps = [getattr(m, n) for m in model.L]
-            s.groups.append((ps, torch.zeros(len(ps), *ps[0].shape, device=ps[0].device)))
-        small = [model.nf] + [p for m in model.L for p in (m.n1, m.n2, m.wbg)]
-        s.adam = torch.optim.AdamW(
-            [
-                dict(params=[model.emb], mult=1.0, weight_decay=0.0),
-                dict(params=small, mult=0.5, weight_decay=0.0),
-            ],
-            lr=lr_adam,
-            betas=(0.9, 0.95),
-            eps=1e-8,
-            fused=model.emb.is_cuda,
-        )
-
-    @torch.no_grad()
-    def step(s, f):
-        for g in s.adam.param_groups:
-            g['lr'] = s.la * f * g['mult']
-        s.adam.step()
-        for ps, mom in s.groups:
-            g = torch.stack([p.grad for p in ps])
-            mom.mul_(0.95).add_(g, alpha=0.05)
-            u = ns5(g * 0.05 + mom * 0.95).float()
-            r = max(1, ps[0].shape[0] / ps[0].shape[1]) ** 0.5
-            lr = s.lm * f
-            torch._foreach_mul_(ps, 1 - lr * s.wd)
-            torch._foreach_add_(ps, list((u * (-lr * r)).unbind(0)))
+def rounded_model(config, attention, state, device):
+    """The model of a saved state with weights rounded to bfloat16, as they are exported."""
+    model = Model(config, attention).to(device)
+    model.load_state_dict({name: value.bfloat16().float() for name, value in state.items()})
+    return model.eval()

