@@ -53,6 +53,7 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
   if (!prompt.ok()) return prompt.status();
   request->prompt = *std::move(prompt);
   if (absl::Status s = FitContext(spec, *request); !s.ok()) return s;
+  if (absl::Status s = CheckAllowedTokens(*request); !s.ok()) return s;
   if (spec.top_logprobs) {
     request->output.top_logprobs =
         std::min(static_cast<int32_t>(*spec.top_logprobs), model_->vocab_size);
@@ -122,6 +123,18 @@ absl::Status Admission::FitContext(const GenerationSpec& spec, Request& request)
   }
   request.stopping.min_new_tokens = static_cast<int32_t>(least);
   return absl::OkStatus();
+}
+
+absl::Status Admission::CheckAllowedTokens(const Request& request) const {
+  const std::vector<int32_t>& allowed = request.sampling.allowed_token_ids;
+  if (request.stopping.min_new_tokens == 0 || allowed.empty()) return absl::OkStatus();
+  const std::vector<int32_t> ends = request.stopping.EndTokens(model_->eos_token_ids);
+  for (int32_t token : allowed) {
+    if (std::find(ends.begin(), ends.end(), token) == ends.end()) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "allowed_token_ids has only tokens that end the output (", allowed.size(),
+      "), and min_new_tokens of ", request.stopping.min_new_tokens, " rules those out"));
 }
 
 }  // namespace tauserve

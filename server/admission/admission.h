@@ -45,6 +45,8 @@ class Admission {
  private:
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerationSpec& spec) const;
   absl::Status FitContext(const GenerationSpec& spec, Request& request) const;
+  // Before min_new_tokens the sampler leaves out the tokens that end the output: some other has to be allowed.
+  absl::Status CheckAllowedTokens(const Request& request) const;
 
   const ModelInfo* model_;
   const Tokenizer* tokenizer_;

@@ -18,11 +18,7 @@ OutputProcessor::OutputProcessor(const Request& request, const ModelInfo& model,
       model_(model),
       decoder_(tokenizer, request.output.skip_special_tokens),
       stops_(request.stopping.stop_strings, request.stopping.include_stop_in_output),
-      stop_tokens_(request.stopping.stop_token_ids) {
-  if (!request.stopping.ignore_eos) {
-    stop_tokens_.insert(stop_tokens_.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
-  }
-}
+      stop_tokens_(request.stopping.EndTokens(model.eos_token_ids)) {}
 
 std::optional<FinishReason> OutputProcessor::Append(int32_t token, int32_t new_tokens,
                                                     int32_t total_tokens,

@@ -2,6 +2,12 @@
 
 namespace tauserve {
 
+std::vector<int32_t> StoppingParams::EndTokens(const std::vector<int32_t>& eos_token_ids) const {
+  std::vector<int32_t> tokens = stop_token_ids;
+  if (!ignore_eos) tokens.insert(tokens.end(), eos_token_ids.begin(), eos_token_ids.end());
+  return tokens;
+}
+
 const char* NameOf(FinishReason reason) {
   switch (reason) {
     case FinishReason::kEosToken:

@@ -41,6 +41,9 @@ struct StoppingParams {
   bool include_stop_in_output = false;
   bool ignore_eos = false;
   absl::Duration time_limit = absl::InfiniteDuration();  // from arrival
+
+  // The tokens that end the output: stop_token_ids, and the model's own unless ignore_eos is set.
+  std::vector<int32_t> EndTokens(const std::vector<int32_t>& eos_token_ids) const;
 };
 
 struct OutputParams {

@@ -24,14 +24,22 @@ absl::StatusOr<Json> ReadJson(const std::string& file) {
   return Json::parse(stream);
 }
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJsonTokenizer(const std::string& file) {
-  absl::StatusOr<Json> json = ReadJson(file);
-  if (!json.ok()) return json.status();
-  return ByteLevelTokenizer::FromJson(*json);
+// A tokenizer.json whose kind is unknown to us may have come with the tokenizer.model it was converted from, which does
+// as well unless tokens were added in the conversion.
+absl::Status ExpectSameAddedTokens(const Json& json, const Tokenizer& tokenizer) {
+  if (!json.contains("added_tokens")) return absl::OkStatus();
+  for (const Json& token : json.at("added_tokens")) {
+    const int64_t id = token.at("id").get<int64_t>();
+    const std::string content = token.at("content").get<std::string>();
+    const bool known = id >= 0 && id < tokenizer.vocab_size();
+    if (known && tokenizer.TokenString(static_cast<int32_t>(id)) == content) continue;
+    return absl::UnimplementedError(
+        absl::StrCat("token '", content, "' with id ", id, " is not in tokenizer.model"));
+  }
+  return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string& folder,
-                                                              const std::string& file) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string& folder) {
   SentencePieceOptions options;
   const std::string config = folder + "/tokenizer_config.json";
   if (Exists(config)) {
@@ -40,7 +48,22 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string&
     options.add_bos = json->value("add_bos_token", options.add_bos);
     options.add_eos = json->value("add_eos_token", options.add_eos);
   }
-  return LoadSentencePiece(file, options);
+  return LoadSentencePiece(folder + "/tokenizer.model", options);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJsonTokenizer(const std::string& folder) {
+  absl::StatusOr<Json> json = ReadJson(folder + "/tokenizer.json");
+  if (!json.ok()) return json.status();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = ByteLevelTokenizer::FromJson(*json);
+  if (!absl::IsUnimplemented(tokenizer.status())) return tokenizer;
+  if (!Exists(folder + "/tokenizer.model")) return tokenizer;
+  absl::StatusOr<std::unique_ptr<Tokenizer>> other = LoadModelTokenizer(folder);
+  const absl::Status fits = other.ok() ? ExpectSameAddedTokens(*json, **other) : other.status();
+  if (fits.ok()) return other;
+  return absl::Status(
+      tokenizer.status().code(),
+      absl::StrCat(tokenizer.status().message(),
+                   " is not supported, and tokenizer.model can't stand in: ", fits.message()));
 }
 
 }  // namespace
@@ -55,7 +78,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& mode
   }
   try {
     absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-        file == json ? LoadJsonTokenizer(file) : LoadModelTokenizer(model_dir, file);
+        file == json ? LoadJsonTokenizer(model_dir) : LoadModelTokenizer(model_dir);
     if (tokenizer.ok()) return tokenizer;
     return absl::Status(tokenizer.status().code(),
                         absl::StrCat(file, ": ", tokenizer.status().message()));

@@ -46,8 +46,9 @@ class Tokenizer {
   virtual bool drops_all_leading_space() const { return false; }
 };
 
-// Reads the tokenizer of a model folder: tokenizer.json if there, else tokenizer.model. Errors name the file and what
-// is wrong with it: NotFound, InvalidArgument (malformed), Unimplemented (a kind that is not supported, named).
+// Reads the tokenizer of a model folder: tokenizer.json if there, else tokenizer.model; also tokenizer.model where
+// tokenizer.json is of a kind that is not supported and adds no tokens to it. Errors name the file and what is wrong with
+// it: NotFound, InvalidArgument (malformed), Unimplemented (a kind that is not supported, named).
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir);
 
 // Turns a stream of ids into text without ever splitting a UTF-8 character: bytes that may still become one are held

@@ -143,6 +143,23 @@ TEST_F(AdmissionTest, MinimumAboveMaximum) {
   ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"min_new_tokens is 6", "5"});
 }
 
+TEST_F(AdmissionTest, MinimumNeedsAnAllowedTokenThatDoesNotEnd) {
+  info_.eos_token_ids = {2};
+  GenerationSpec spec = Ids(10);
+  spec.sampling.allowed_token_ids = {2, 7};
+  spec.stopping.stop_token_ids = {7};
+  EXPECT_TRUE(Admit(spec).ok());
+  spec.stopping.min_new_tokens = 3;
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"allowed_token_ids", "(2)", "of 3"});
+  spec.stopping.ignore_eos = true;  // 2 is a token like others now
+  EXPECT_TRUE(Admit(spec).ok());
+  spec.stopping.ignore_eos = false;
+  spec.sampling.allowed_token_ids = {2, 7, 8};
+  EXPECT_TRUE(Admit(spec).ok());
+  spec.sampling.allowed_token_ids = {};
+  EXPECT_TRUE(Admit(spec).ok());
+}
+
 TEST_F(AdmissionTest, TruncationKeepsTheEnd) {
   GenerationSpec spec;
   spec.text = "abcdef";

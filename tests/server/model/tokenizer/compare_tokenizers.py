@@ -144,6 +144,20 @@ def sentencepiece_texts(texts, controls):
     return [t for t in texts if not any(c in t for c in controls) and '\x00' not in t]
 
 
+def unsupported_json(folder, added):
+    """A tokenizer.json beside tokenizer.model, of a kind that we don't read, as converters write it."""
+    tokens = [{'id': i, 'content': content, 'special': True} for i, content in added]
+    (folder / 'tokenizer.json').write_text(json.dumps(
+        {'added_tokens': tokens, 'model': {'type': 'BPE', 'byte_fallback': True}}))
+
+
+def expect_refused(tool, folder, *parts):
+    done = subprocess.run([tool, folder], input='', capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0, folder
+    for part in parts:
+        assert part in done.stderr, (part, done.stderr)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('tool')
@@ -193,6 +207,9 @@ def main():
                 return ([peer.bos_id()] if special else []) + peer.encode(text)
 
             # The library leaves control symbols out of decoded text whatever it is asked.
+            unsupported_json(folder, [(900, '<|added|>')])
+            expect_refused(args.tool, folder, 'byte_fallback', '<|added|>', '900')
+            unsupported_json(folder, [(1, '<s>'), (2, '</s>')])
             checked += compare('sentencepiece-' + kind, args.tool, folder, encode,
                                lambda ids, skip: peer.decode(ids), peer.get_piece_size(), texts,
                                rng, always_skip=True)
