@@ -38,27 +38,30 @@ std::string MakeInstanceId() {
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
-// SIGTERM and SIGINT, which all threads block, are taken by one that waits for them.
+// SIGTERM and SIGINT, which all threads block, are taken by one that waits for them. It lives as long as the process, so
+// what it touches is its own.
 class StopSignal {
  public:
   StopSignal() {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGTERM);
-    sigaddset(&signals_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
-    std::thread([this] {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    std::promise<int> first;
+    first_ = first.get_future();
+    std::thread([signals, first = std::move(first)]() mutable {
       int signal = 0;
-      sigwait(&signals_, &signal);
-      first_.set_value(signal);
-      sigwait(&signals_, &signal);
+      sigwait(&signals, &signal);
+      first.set_value(signal);
+      sigwait(&signals, &signal);
       std::_Exit(128 + signal);
     }).detach();
   }
-  int Wait() { return first_.get_future().get(); }
+  int Wait() { return first_.get(); }
 
  private:
-  sigset_t signals_;
-  std::promise<int> first_;
+  std::future<int> first_;
 };
 
 // What a server is made of, in order of construction; destroyed in the opposite order.
