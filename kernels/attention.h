@@ -49,13 +49,13 @@ struct AttentionStats {
 
   int64_t rows = 0;             // (query, head) pairs with alpha > 1
   int64_t keys_considered = 0;  // visible keys, summed over rows
-  int64_t keys_scored = 0;      // of those, whose product with the query was computed at least once
-  int64_t support = 0;          // of those, with p > 0
+  int64_t keys_scored = 0;  // of those, scored in bytes or exactly: no page's bound ruled them out
+  int64_t support = 0;      // of those, with p > 0
   int64_t blocks_considered =
       0;  // 64 queries (aligned to positions) of a head x a page with a visible key
   int64_t blocks_scored = 0;
   int64_t blocks_attended = 0;   // with a p > 0
-  int64_t pages_considered = 0;  // page of one KV head x block of up to 64 queries
+  int64_t pages_considered = 0;  // page of one KV head x block of queries searched together
   int64_t pages_read = 0;        // pages whose keys were read
   int64_t kv_bytes_read = 0;
   int64_t entmax_support = 0;    // the part of `support` that is of entmax rows

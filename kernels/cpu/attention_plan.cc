@@ -5,6 +5,13 @@
 namespace tauserve::cpu {
 namespace {
 
+// Blocks follow each other in a task and learn from the one before; but there have to be tasks for all threads.
+int TokensOfTask(const SequenceSlice& slice) {
+  constexpr int kTasks = 8;  // a head and slice
+  const int tokens = (slice.num_tokens + kTasks - 1) / kTasks;
+  return std::max(512, (tokens + kBlockRows - 1) / kBlockRows * kBlockRows);
+}
+
 // Keys that the task's rows see, heads with a distance bias at a fraction: they stop after a few pages.
 int64_t CostOf(const AttentionSpec& spec, const SequenceSlice& slice, const AttentionTask& task) {
   const int64_t last = slice.context_tokens + task.token_end;
@@ -39,10 +46,10 @@ void PlanAttention(const AttentionSpec& spec, absl::Span<const SequenceSlice> sl
     task.slice_index = static_cast<int>(s);
     for (task.kv_head = 0; task.kv_head < spec.num_kv_heads; task.kv_head++) {
       const int first = task.kv_head * group, end = first + group;
-      if (int64_t{slice.num_tokens} * std::min(group, 2) <= kBlockRows) {
+      if (slice.num_tokens < kPrefillTokens) {
         task.token_begin = 0;
         task.token_end = slice.num_tokens;
-        const int most = kBlockRows / slice.num_tokens;
+        const int most = kGroupRows / slice.num_tokens;
         for (int head = first; head < end; head = task.head_end) {
           task.head_begin = head;
           const bool softmax = spec.alpha[head] == 1;
@@ -61,8 +68,9 @@ void PlanAttention(const AttentionSpec& spec, absl::Span<const SequenceSlice> sl
         for (task.token_begin = 0; task.token_begin < slice.num_tokens;
              task.token_begin = task.token_end) {
           const int position = slice.context_tokens + task.token_begin;
-          const int aligned = kBlockRows - position % kBlockRows;
-          task.token_end = std::min(slice.num_tokens, task.token_begin + aligned);
+          const int stretch = TokensOfTask(slice);
+          task.token_end =
+              std::min(slice.num_tokens, task.token_begin + stretch - position % kBlockRows);
           AddTask(spec, slice, task, tasks);
         }
       }

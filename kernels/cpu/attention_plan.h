@@ -10,7 +10,8 @@
 namespace tauserve::cpu {
 
 // A slice with few tokens becomes tasks of one KV head's query heads together, so that a page is read once for all of
-// them; a longer one, tasks of one query head and kBlockRows tokens aligned to positions. `tasks` is overwritten.
+// them; a longer one, tasks of one query head and a stretch of tokens. How depends on the step alone, not on the threads,
+// so that these never change a result. `tasks` is overwritten.
 void PlanAttention(const AttentionSpec& spec, absl::Span<const SequenceSlice> slices,
                    std::vector<AttentionTask>& tasks);
 

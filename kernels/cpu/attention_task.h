@@ -11,36 +11,53 @@
 
 namespace tauserve::cpu {
 
-// One layer of the cache. A page holds, for each KV head, a key block and a value block of kPageTokens * head_dim
-// elements each:
-//   float32   keys [head_dim][64],       values [64][head_dim]
-//   bfloat16  keys [head_dim / 2][64][2], values [32][head_dim][2]
-// so that one register holds 16 tokens' (pairs of) key dims, or 16 dims of (pairs of) values.
+// What is kept of a page beside its keys and values, for each KV head. The shadow's bounds hold once the page is full.
+struct PageSummary {
+  float key_norm = 0;      // upper bound of ||k||
+  float shadow_scale = 0;  // k ~ scale * (shadow - 128)
+  float shadow_error = 0;  // upper bound of ||k - scale * (shadow - 128)||
+  float shadow_norm = 0;   // upper bound of ||scale * (shadow - 128)||
+};
+
+// One layer of the cache. A page holds, for each KV head, keys [64][head_dim], then values [64][head_dim], then, where
+// the instruction set can use it, a shadow of the keys in unsigned bytes, [head_dim / 4][64][4].
 struct LayerKv {
   std::byte* data = nullptr;
-  float* key_norm = nullptr;  // [pages][kv_heads]: upper bound of the norms of the page's keys
+  PageSummary* summaries = nullptr;  // [pages][kv_heads]
   DataType type = DataType::kFloat32;
   int num_kv_heads = 0;
   int head_dim = 0;
+  bool has_shadow = false;
 
-  size_t block_bytes() const { return size_t{kPageTokens} * head_dim * SizeOf(type); }
+  size_t row_bytes() const { return size_t(head_dim) * SizeOf(type); }
+  size_t block_bytes() const { return kPageTokens * row_bytes(); }
+  size_t shadow_bytes() const { return has_shadow ? size_t{kPageTokens} * head_dim : 0; }
   std::byte* keys(PageId page, int kv_head) const {
-    return data + (size_t(page) * num_kv_heads + kv_head) * 2 * block_bytes();
+    return data + (size_t(page) * num_kv_heads + kv_head) * (2 * block_bytes() + shadow_bytes());
   }
   std::byte* values(PageId page, int kv_head) const { return keys(page, kv_head) + block_bytes(); }
-  float& norm(PageId page, int kv_head) const {
-    return key_norm[size_t(page) * num_kv_heads + kv_head];
+  uint8_t* shadow(PageId page, int kv_head) const {
+    return reinterpret_cast<uint8_t*>(keys(page, kv_head) + 2 * block_bytes());
+  }
+  PageSummary& summary(PageId page, int kv_head) const {
+    return summaries[size_t(page) * num_kv_heads + kv_head];
   }
 };
 
-inline constexpr int kTileRows = 6;    // query rows of a microkernel tile
-inline constexpr int kBlockRows = 64;  // query rows of a task, at most
+inline constexpr int kTileRows = 6;     // query rows of a microkernel tile
+inline constexpr int kBlockRows = 128;  // query rows that are searched together, at most
 inline constexpr int kPaddedRows = (kBlockRows + kTileRows - 1) / kTileRows * kTileRows;
+// Slices with at least so many tokens are prefilled head by head; below, the query heads of a KV head go together.
+inline constexpr int kPrefillTokens = 16;
+inline constexpr int kGroupRows = 64;  // rows of such a task, at most
 // Candidates a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
 inline constexpr int kCandidates = 4096;
+// Keys that are scored for all rows of a block before the search, at most.
+inline constexpr int kMaxColumns = 3072;
 
 // Query heads [head_begin, head_end) of one KV head at tokens [token_begin, token_end) of a slice (counted from its
-// first), at most kBlockRows rows. The heads are all softmax or all entmax.
+// first). Several heads: at most kGroupRows rows. One head: any number of tokens, worked off in blocks of kBlockRows.
+// The heads are all softmax or all entmax.
 struct AttentionTask {
   const SequenceSlice* slice = nullptr;
   int slice_index = 0;
@@ -69,31 +86,71 @@ struct AttentionCall {
 // Per row of a task's block. Scores in here are raw: q . k + bias / (scale * query_scale).
 struct RowState {
   float factor;  // raw score -> scaled score s: (alpha - 1) * scale * query_scale, > 0
-  float slope;   // ALiBi in raw units
   float alpha;
-  float q_norm;  // upper bound
   int32_t position;
   int32_t first_key;  // visible keys are [first_key, position]
   float max;
-  int32_t count;  // candidates
-  int32_t next;   // count at which the floor is raised
+  float gap;        // u of entmax/weight.h, once solved
+  float normalize;  // 1 / sum of weights
+  int32_t count;    // candidates; once solved, keys with weight
+  int32_t next;     // count at which the floor is raised
   bool wide;
+};
+
+// The queries of a block in the forms that the kernels read.
+struct QueryBlock {
+  float* rows = nullptr;  // [kPaddedRows][head_dim]
+  uint32_t* pairs =
+      nullptr;  // the same as pairs of bfloat16, where the instruction set multiplies them
+  int8_t* bytes = nullptr;  // [kPaddedRows][head_dim], rows ~ bytes / inverse_scale
+  // Arrays of the rows, padded so that whole vectors can be read.
+  float norm[kPaddedRows + 16];           // upper bound of ||q||
+  float error[kPaddedRows + 16];          // upper bound of ||q - bytes / inverse_scale||
+  float inverse_scale[kPaddedRows + 16];  // of the bytes
+  int32_t byte_offset[kPaddedRows + 16];  // 128 * sum of the bytes
+  float slope[kPaddedRows + 16];          // ALiBi in raw units
+  float position[kPaddedRows + 16];
+  // A key whose raw score is not above it has weight zero; +inf: the row needs no keys.
+  float floor[kPaddedRows + 16];
+  int32_t
+      byte_floor[kPaddedRows + 16];  // the floor for sums of byte products with the page at hand
+};
+
+// Keys that are scored for all rows of a block before the search: whole pages, then single keys.
+struct DenseColumns {
+  int count = 0;
+  int pages = 0;              // whole pages, columns [0, 64 * pages)
+  int32_t* page = nullptr;    // [kMaxColumns / 64]
+  int32_t* key = nullptr;     // [kMaxColumns + 64]: position of each column's key
+  float* score = nullptr;     // [kPaddedRows][kMaxColumns]: raw scores, later weights
+  uint64_t* taken = nullptr;  // bit k of word p: key k of page p is a column
 };
 
 // A worker's memory, allocated once.
 struct Workspace {
   RowState rows[kPaddedRows];
-  float floor
-      [kPaddedRows];  // a key whose raw score is not above it has weight zero; +inf: row needs no keys
-  float* q = nullptr;      // [kPaddedRows][head_dim] float, or pairs of bfloat16 in its first half
-  float* score = nullptr;  // [kBlockRows][kCandidates]: candidates' raw scores
-  int32_t* key = nullptr;  // [kBlockRows][kCandidates]: their positions
-  float* dense = nullptr;  // [kTileRows][max_keys]: all scores of wide rows
-  float* accumulator = nullptr;     // [kPaddedRows][head_dim]
-  uint64_t* attended = nullptr;     // bit a page: some row of the current head gives it weight
+  QueryBlock q;
+  DenseColumns columns;
+  float* score = nullptr;        // [kBlockRows][kCandidates]: candidates' raw scores, later weights
+  int32_t* key = nullptr;        // [kBlockRows][kCandidates]: their positions
+  float* tile = nullptr;         // [head_dim][64]: keys of a page as the microkernel reads them
+  int tile_page = -1;            // whose; -1: none
+  float* values = nullptr;       // [64][head_dim]: values as floats
+  float* dense = nullptr;        // [kDenseTiles * kTileRows][max_keys]: all scores of wide rows
+  float* accumulator = nullptr;  // [kPaddedRows][head_dim]
+  uint64_t* attended =
+      nullptr;  // [2][words]: bit a page: a row of the statistics' block gives it weight
+  uint8_t* supporters = nullptr;  // [max_keys]: rows of the block that give a key weight
+  int32_t* guess =
+      nullptr;  // [max_keys]: keys that the last block's rows supported, best guess for the next
+  int guess_count = 0;
+  bool expect_wide = false;  // most rows of the last block were wide: the next one is not searched
+  float* oldest_norm = nullptr;     // [pages]: largest key norm of that page and all older ones
   int64_t max_keys = 0;             // a multiple of kPageTokens
   AttentionStats* stats = nullptr;  // [slices of the step]
 };
+
+inline constexpr int kDenseTiles = 4;  // tiles of wide rows that are finished together, at most
 
 }  // namespace tauserve::cpu
 

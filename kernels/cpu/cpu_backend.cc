@@ -15,6 +15,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/kv_cache.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/mapping.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/half.h"
 
@@ -65,28 +66,47 @@ class HostEmbedding : public EmbeddingWeight {
 
 float* Row(Matrix m, int64_t row) { return static_cast<float*>(m.data) + row * m.stride; }
 
-// A worker's attention memory; see Workspace.
+// A worker's attention memory; see Workspace. Most of it is touched only by unusual rows.
 class WorkerMemory {
  public:
   WorkerMemory(int head_dim, int64_t max_keys) {
-    auto floats = [&](int64_t n) {
-      buffers_.push_back(std::make_unique<HostBuffer>(n * sizeof(float)));
-      return static_cast<float*>(buffers_.back()->data());
-    };
-    w_.q = floats(kPaddedRows * head_dim);
-    w_.score = floats(int64_t{kBlockRows} * kCandidates);
-    w_.key = reinterpret_cast<int32_t*>(floats(int64_t{kBlockRows} * kCandidates));
-    w_.dense = floats(kTileRows * max_keys);
-    w_.accumulator = floats(kPaddedRows * head_dim);
+    const int64_t pages = max_keys / kPageTokens;
+    w_.q.rows = Floats(kPaddedRows * head_dim);
+    w_.q.pairs = reinterpret_cast<uint32_t*>(Floats(kPaddedRows * head_dim / 2));
+    w_.q.bytes = reinterpret_cast<int8_t*>(Floats(kPaddedRows * head_dim / 4));
+    w_.columns.page = Ints(kMaxColumns / kPageTokens);
+    w_.columns.key = Ints(kMaxColumns + kPageTokens);
+    w_.columns.score = Floats(int64_t{kPaddedRows} * kMaxColumns);
+    w_.columns.taken = Words(pages);
+    w_.score = Floats(int64_t{kBlockRows} * kCandidates);
+    w_.key = Ints(int64_t{kBlockRows} * kCandidates);
+    w_.tile = Floats(kPageTokens * head_dim);
+    w_.values = Floats(kPageTokens * head_dim);
+    w_.dense = Floats(kDenseTiles * kTileRows * max_keys);
+    w_.accumulator = Floats(kPaddedRows * head_dim);
+    w_.attended = Words(2 * (pages / 64 + 1));
+    w_.supporters = reinterpret_cast<uint8_t*>(Ints(max_keys / 4));
+    w_.guess = Ints(max_keys);
+    w_.oldest_norm = Floats(pages);
     w_.max_keys = max_keys;
-    w_.attended = reinterpret_cast<uint64_t*>(floats((max_keys / kPageTokens / 64 + 1) * 2));
   }
   Workspace& workspace() { return w_; }
   std::vector<AttentionStats> stats;
 
  private:
+  // A register's width behind the end may be read and written.
+  void* Bytes(int64_t n) {
+    absl::StatusOr<Mapping> mapping = Mapping::Create(n + 2 * kAlignment);
+    TAUSERVE_CHECK(mapping.ok(), "no memory for attention");
+    mappings_.push_back(*std::move(mapping));
+    return mappings_.back().data();
+  }
+  float* Floats(int64_t n) { return static_cast<float*>(Bytes(n * 4)); }
+  int32_t* Ints(int64_t n) { return static_cast<int32_t*>(Bytes(n * 4)); }
+  uint64_t* Words(int64_t n) { return static_cast<uint64_t*>(Bytes(n * 8)); }
+
   Workspace w_;
-  std::vector<std::unique_ptr<HostBuffer>> buffers_;
+  std::vector<Mapping> mappings_;
 };
 
 class CpuBackend : public Backend {
@@ -104,7 +124,7 @@ class CpuBackend : public Backend {
   const DeviceInfo& device() const override { return device_; }
   DataType activation_type() const override { return DataType::kFloat32; }
   int64_t BytesPerPage(const KvCacheSpec& spec) const override {
-    return KvCache::BytesPerPage(spec, kv_type_);
+    return KvCache::BytesPerPage(spec, kv_type_, kernels_.uses_shadow);
   }
 
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
@@ -126,7 +146,7 @@ class CpuBackend : public Backend {
     return buffer;
   }
   absl::Status CreateKvCache(const KvCacheSpec& spec) override {
-    absl::StatusOr<KvCache> cache = KvCache::Create(spec, kv_type_);
+    absl::StatusOr<KvCache> cache = KvCache::Create(spec, kv_type_, kernels_.uses_shadow);
     if (!cache.ok()) return cache.status();
     cache_ = std::move(*cache);
     return absl::OkStatus();

@@ -75,33 +75,75 @@ inline void PutRow(const float* in, const float* bias, bool add, int64_t n, floa
   }
 }
 
-// Writes one token's key and value of one KV head to slot `slot` of a page and keeps the page's key norm.
-inline void AppendToken(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
-                        const float* value) {
-  std::byte* keys = kv.keys(page, kv_head);
-  std::byte* values = kv.values(page, kv_head);
-  float square = 0;
-  if (kv.type == DataType::kBFloat16) {
-    uint16_t* k = reinterpret_cast<uint16_t*>(keys) + slot * 2;
-    uint16_t* v = reinterpret_cast<uint16_t*>(values) + slot / 2 * kv.head_dim * 2 + slot % 2;
-    for (int d = 0; d < kv.head_dim; d++) {
-      const uint16_t x = RoundToBf16(key[d]);
-      square += FromBf16(x) * FromBf16(x);
-      k[d / 2 * kPageTokens * 2 + d % 2] = x;
-      v[d * 2] = RoundToBf16(value[d]);
-    }
-  } else {
-    float* k = reinterpret_cast<float*>(keys) + slot;
-    float* v = reinterpret_cast<float*>(values) + slot * kv.head_dim;
-    for (int d = 0; d < kv.head_dim; d++) {
-      square += key[d] * key[d];
-      k[d * kPageTokens] = key[d];
-      v[d] = value[d];
+// The shadow of a full page, and its bounds.
+template <DataType kType>
+inline void MakeShadow(const LayerKv& kv, PageId page, int kv_head) {
+  const int n = kv.head_dim;
+  const std::byte* keys = kv.keys(page, kv_head);
+  uint8_t* shadow = kv.shadow(page, kv_head);
+  PageSummary& summary = kv.summary(page, kv_head);
+  F top{};
+  for (int t = 0; t < kPageTokens; t++) {
+    for (int d = 0; d < n; d += kLanes) {
+      const F x = LoadElements<kType>(keys + t * kv.row_bytes(), d);
+      top = Max(Max(x, -x), top);
     }
   }
-  const float norm = __builtin_sqrtf(square) * (1 + 1e-4f);
-  float& page_norm = kv.norm(page, kv_head);
+  const float largest = ReduceMax(top);
+  summary.shadow_scale = largest > 1e-30f ? largest / 127 : 1;
+  const float inverse = 1 / summary.shadow_scale;
+  float error = 0, norm = 0;
+  for (int t = 0; t < kPageTokens; t++) {
+    float error2 = 0, norm2 = 0;
+    for (int d = 0; d < n; d += kLanes) {
+      const F x = LoadElements<kType>(keys + t * kv.row_bytes(), d);
+      // Whatever is not a number stays so in the error, and then nothing is proven.
+      const F scaled = Min(Max(x * inverse, Set1(-127.0f)), Set1(127.0f));
+      const I byte = ToI(scaled + 128.5f);
+      const F rounded = (ToF(byte) - 128.0f) * summary.shadow_scale;
+      const F rest = x - rounded;
+      error2 += ReduceAdd(rest * rest);
+      norm2 += ReduceAdd(rounded * rounded);
+      for (int l = 0; l < kLanes; l++) {
+        shadow[((d + l) / 4 * kPageTokens + t) * 4 + (d + l) % 4] = static_cast<uint8_t>(byte[l]);
+      }
+    }
+    error = !(error2 <= error) ? error2 : error;
+    norm = !(norm2 <= norm) ? norm2 : norm;
+  }
+  summary.shadow_error = __builtin_sqrtf(error) * kNormSlack + 1e-6f * summary.key_norm;
+  summary.shadow_norm = __builtin_sqrtf(norm) * kNormSlack;
+}
+
+// Writes one token's key and value of one KV head to slot `slot` of a page and keeps the page's summary; the tokens of a
+// page come in order.
+inline void AppendToken(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
+                        const float* value) {
+  std::byte* keys = kv.keys(page, kv_head) + slot * kv.row_bytes();
+  std::byte* values = keys + kv.block_bytes();
+  float square = 0;
+  if (kv.type == DataType::kBFloat16) {
+    uint16_t* k = reinterpret_cast<uint16_t*>(keys);
+    uint16_t* v = reinterpret_cast<uint16_t*>(values);
+    for (int d = 0; d < kv.head_dim; d++) {
+      k[d] = RoundToBf16(key[d]);
+      v[d] = RoundToBf16(value[d]);
+      square += FromBf16(k[d]) * FromBf16(k[d]);
+    }
+  } else {
+    __builtin_memcpy(keys, key, kv.row_bytes());
+    __builtin_memcpy(values, value, kv.row_bytes());
+    for (int d = 0; d < kv.head_dim; d++) square += key[d] * key[d];
+  }
+  const float norm = __builtin_sqrtf(square) * kNormSlack;
+  float& page_norm = kv.summary(page, kv_head).key_norm;
   if (slot == 0 || !(norm <= page_norm)) page_norm = norm;
+  if (!kv.has_shadow || slot != kPageTokens - 1) return;
+  if (kv.type == DataType::kBFloat16) {
+    MakeShadow<DataType::kBFloat16>(kv, page, kv_head);
+  } else {
+    MakeShadow<DataType::kFloat32>(kv, page, kv_head);
+  }
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

@@ -1,17 +1,18 @@
-// Entmax attention of one task: search, then for each row threshold and gather; rows whose candidates outgrew their
-// buffer are finished densely, tile by tile. Compiled once for each instruction set; see simd.h.
+// Entmax attention of a block of rows: search, then for each row the threshold, then the output, by gather where
+// supports are small and by a dense product over the block's columns where they are not. Rows whose candidates outgrew
+// their buffer are finished densely, tile by tile. Compiled once for each instruction set; see simd.h.
 #ifndef TAUSERVE_KERNELS_CPU_ENTMAX_BLOCK_H_
 #define TAUSERVE_KERNELS_CPU_ENTMAX_BLOCK_H_
 
+#include "kernels/cpu/dense_columns.h"
 #include "kernels/cpu/gather.h"
 #include "kernels/cpu/search.h"
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
 inline int Log2Bucket(int64_t support) {
-  int b = 0;
-  while (b < AttentionStats::kSupportBuckets - 1 && support > int64_t{1} << b) b++;
-  return b;
+  const int b = support <= 1 ? 0 : 64 - __builtin_clzll(support - 1);
+  return b < AttentionStats::kSupportBuckets ? b : AttentionStats::kSupportBuckets - 1;
 }
 
 inline void CountRow(const Gap& gap, int64_t support, AttentionStats& stats) {
@@ -26,68 +27,150 @@ inline void CountRow(const Gap& gap, int64_t support, AttentionStats& stats) {
   stats.iteration_histogram[gap.steps < kLast ? gap.steps : kLast]++;
 }
 
-inline void MarkPage(uint64_t* attended, int page) {
+TAUSERVE_INLINE void MarkPage(uint64_t* attended, int page) {
   attended[page / 64] |= uint64_t{1} << page % 64;
 }
+
+inline int AttendedWords(const Block& b) { return b.last_page / 64 + 1; }
 
 inline void FillNan(float* out, int n) {
   for (int d = 0; d < n; d++) out[d] = __builtin_nanf("");
 }
 
-// Threshold and gather of a row whose candidates are complete.
-template <DataType kType>
-inline void FinishRow(const Block& b, Workspace& w, int r, float* out, AttentionStats& stats) {
+// Threshold of a row whose candidates are complete: they become its support, with weights in place of scores.
+inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
   RowState& row = w.rows[r];
-  const LayerKv& kv = b.call->kv;
   float* score = w.score + int64_t{r} * kCandidates;
   int32_t* key = w.key + int64_t{r} * kCandidates;
-  if (row.count == 0) return FillNan(out, kv.head_dim);  // no finite score
-  RaiseFloor(row, w.floor[r], score, key);
+  if (row.count == 0) return;  // no finite score
+  RaiseFloor(row, w.q.floor[r], score, key);
   for (int i = 0; i < row.count; i += kLanes) {
     Store(score + i, (Load(score + i) - row.max) * row.factor);
   }
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
-  const Gap gap = SolveGap(f, score, row.count, row.factor * (row.max - w.floor[r]) * (1 + 1e-5f));
-  const F normalize = Set1(1 / gap.sum);
+  const float hi = row.factor * (row.max - w.q.floor[r]) * (1 + 1e-5f);
+  const Gap gap = SolveGap(f, score, row.count, hi);
+  row.gap = gap.u;
+  row.normalize = 1 / gap.sum;
+  const F normalize = Set1(row.normalize);
   int n = 0;
   for (int i = 0; i < row.count; i += kLanes) {
     const F p = WeightOf(f, Load(score + i) + gap.u) * normalize;
     const Mask m = FirstLanes(row.count - i) & Greater(p, F{});
     n += Compress(m, p, LoadI(key + i), score + n, key + n);
   }
-  for (int i = 0; i < n; i++) MarkPage(w.attended, key[i] / kPageTokens);
-  for (int d = 0; d < kv.head_dim; d++) out[d] = 0;
-  GatherValues<kType>(kv, b.task->slice->pages, b.task->kv_head, score, key, n, out);
-  stats.kv_bytes_read += int64_t{n} * kv.head_dim * SizeOf(kType);
+  row.count = n;
+  uint64_t* attended = w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
+  if (b.prefill) {
+    for (int i = 0; i < n; i++) {
+      MarkPage(attended, key[i] / kPageTokens);
+      if (w.supporters[key[i]]++ == 0) w.guess[w.guess_count++] = key[i];
+    }
+  } else {
+    for (int i = 0; i < n; i++) MarkPage(attended, key[i] / kPageTokens);
+  }
   CountRow(gap, n, stats);
 }
 
-// All scores of the tile's rows over pages [first_page, last_page] into w.dense, -infinity where not visible.
 template <DataType kType>
-inline void DenseScores(const Block& b, Workspace& w, int tile, AttentionStats& stats) {
-  const LayerKv& kv = b.call->kv;
-  const RowState* rows = w.rows + tile * kTileRows;
+inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
+  const RowState& row = w.rows[r];
+  const int head_dim = b.call->kv.head_dim;
+  float* out = w.accumulator + int64_t{r} * head_dim;
+  if (row.count == 0) return FillNan(out, head_dim);
+  GatherValues<kType>(*b.call, *b.task, w.score + int64_t{r} * kCandidates,
+                      w.key + int64_t{r} * kCandidates, row.count, out);
+  stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
+}
+
+// The scores of the columns become weights; what is left of the row's support is not among the columns.
+inline void WeighColumns(Workspace& w, int r, int columns) {
+  RowState& row = w.rows[r];
+  float* score = w.columns.score + int64_t{r} * kMaxColumns;
+  if (row.wide || row.count == 0) {
+    for (int i = 0; i < columns; i += kLanes) Store(score + i, F{});
+    return;
+  }
+  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
+  for (int i = 0; i < columns; i += kLanes) {
+    const F y = (Load(score + i) - row.max) * row.factor;
+    Store(score + i, WeightOf(f, y + row.gap) * row.normalize);
+  }
+  float* weight = w.score + int64_t{r} * kCandidates;
+  int32_t* key = w.key + int64_t{r} * kCandidates;
+  int n = 0;
+  for (int i = 0; i < row.count; i++) {
+    if (w.columns.taken[key[i] / kPageTokens] >> key[i] % kPageTokens & 1) continue;
+    weight[n] = weight[i];
+    key[n++] = key[i];
+  }
+  row.count = n;
+}
+
+template <DataType kType>
+inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats) {
+  const DenseColumns& c = w.columns;
+  const int head_dim = b.call->kv.head_dim;
+  const int padded = (c.count + kPageTokens - 1) / kPageTokens * kPageTokens;
+  for (int r = 0; r < b.tiles * kTileRows; r++) {
+    if (r < b.rows) {
+      WeighColumns(w, r, padded);
+    } else {
+      float* score = w.columns.score + int64_t{r} * kMaxColumns;
+      for (int i = 0; i < padded; i += kLanes) Store(score + i, F{});
+    }
+  }
+  const int newest = w.rows[b.rows - 1].position;
+  for (int column = 0; column < c.count; column += kPageTokens) {
+    const float* values;
+    int slots, first = 0;
+    if (column < c.pages * kPageTokens) {
+      const int page = c.page[column / kPageTokens];
+      first = page * kPageTokens;
+      slots = newest + 1 - first < kPageTokens ? newest + 1 - first : kPageTokens;
+      values = PageValues<kType>(*b.call, *b.task, page, slots, w);
+    } else {
+      const std::byte* row[kPageTokens];
+      slots = ColumnRows(b, c, column, /*values=*/true, row);
+      UnpackValues<kType>(row, slots, head_dim, w.values);
+      values = w.values;
+    }
+    stats.kv_bytes_read += slots * b.call->kv.row_bytes();
+    for (int tile = 0; tile < b.tiles; tile++) {
+      if (w.rows[tile * kTileRows + kTileRows - 1].position < first) continue;
+      AddTileValues<kTileRows>(w.columns.score + int64_t{tile} * kTileRows * kMaxColumns + column,
+                               kMaxColumns, slots, values, head_dim,
+                               w.accumulator + int64_t{tile} * kTileRows * head_dim);
+    }
+  }
+}
+
+// All scores of `tiles` tiles' rows over pages [first_page, last_page] into w.dense, -infinity where not visible.
+template <DataType kType>
+inline void DenseScores(const Block& b, Workspace& w, int tile, int tiles, int64_t stride,
+                        AttentionStats& stats) {
   for (int page = b.first_page; page <= b.last_page; page++) {
-    const std::byte* keys = kv.keys(b.task->slice->pages[page], b.task->kv_head);
-    const bool masked = NeedsMask(rows, page);
-    for (int part = 0; part < kPageParts; part++) {
-      const int first_key = page * kPageTokens + part * kTileKeys;
+    PackPage<kType>(*b.call, *b.task, page, w);
+    for (int t = 0; t < tiles; t++) {
       constexpr int R = kTileRows;
-      Tile<R> acc;
-      StartTile<R>(rows, first_key, acc);
-      ScoreTile<kType, R>(w, tile * kTileRows, keys, kv.head_dim, part, acc);
-      if (masked) MaskTile<R>(rows, first_key, acc);
-      float* to = w.dense + first_key - b.first_page * kPageTokens;
-      TAUSERVE_TILE_ROWS {
-        TAUSERVE_TILE_VECTORS Store(to + r * w.max_keys + v * kLanes, acc[r][v]);
+      const RowState* rows = w.rows + (tile + t) * R;
+      const bool masked = NeedsMask(rows, page);
+      for (int part = 0; part < kPageParts; part++) {
+        const int first_key = page * kPageTokens + part * kTileKeys;
+        Tile<R> acc;
+        StartTile<R>(w.q, (tile + t) * R, first_key, acc);
+        ScoreTile<kType, R>(w.q, (tile + t) * R, w.tile, b.call->kv.head_dim, part, acc);
+        if (masked) MaskTile<R>(rows, first_key, acc);
+        float* to = w.dense + t * R * stride + first_key - b.first_page * kPageTokens;
+        TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS Store(to + r * stride + v * kLanes, acc[r][v]); }
       }
     }
   }
-  stats.kv_bytes_read += (b.last_page - b.first_page + 1) * kv.block_bytes();
+  stats.kv_bytes_read += (b.last_page - b.first_page + 1) * b.call->kv.block_bytes();
 }
 
 // Replaces a dense row's scores by its weights.
-inline void DenseWeights(const Block& b, Workspace& w, const RowState& row, float* scores,
+inline void DenseWeights(const Block& b, const RowState& row, float* scores, uint64_t* attended,
                          AttentionStats& stats) {
   const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
   F max = Load(scores);
@@ -98,79 +181,184 @@ inline void DenseWeights(const Block& b, Workspace& w, const RowState& row, floa
   const Gap gap = SolveGap(f, scores, n, 1);
   const F normalize = Set1(1 / gap.sum);
   int64_t support = 0;
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const F p = WeightOf(f, Load(scores + i) + gap.u) * normalize;
-    Store(scores + i, p);
-    const Mask m = Greater(p, F{});
-    if (m) MarkPage(w.attended, b.first_page + static_cast<int>(i / kPageTokens));
-    support += __builtin_popcount(m);
+  for (int64_t page = 0; page < n / kPageTokens; page++) {
+    int in_page = 0;
+    for (int64_t i = page * kPageTokens; i < (page + 1) * kPageTokens; i += kLanes) {
+      const F p = WeightOf(f, Load(scores + i) + gap.u) * normalize;
+      Store(scores + i, p);
+      in_page += __builtin_popcount(Greater(p, F{}));
+    }
+    if (in_page) MarkPage(attended, b.first_page + static_cast<int>(page));
+    support += in_page;
   }
   CountRow(gap, support, stats);
 }
 
-// Finishes the wide rows among `wide` (bits) of a tile: one more product, whatever the support.
+// Finishes the wide rows among [from, to) in tiles [tile, tile + tiles): one more product, whatever the support.
 template <DataType kType>
-inline void FinishWideRows(const Block& b, Workspace& w, int tile, uint32_t wide,
-                           AttentionStats& stats) {
-  const LayerKv& kv = b.call->kv;
-  DenseScores<kType>(b, w, tile, stats);
-  for (int r = 0; r < kTileRows; r++) {
-    const RowState& row = w.rows[tile * kTileRows + r];
-    float* scores = w.dense + r * w.max_keys;
-    if (wide >> r & 1) {
-      DenseWeights(b, w, row, scores, stats);
+inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int tile, int tiles,
+                            AttentionStats& stats) {
+  const int head_dim = b.call->kv.head_dim;
+  const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
+  DenseScores<kType>(b, w, tile, tiles, n, stats);
+  for (int i = 0; i < tiles * kTileRows; i++) {
+    const int r = tile * kTileRows + i;
+    float* scores = w.dense + i * n;
+    if (r >= from && r < to && w.rows[r].wide) {
+      uint64_t* attended = w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
+      DenseWeights(b, w.rows[r], scores, attended, stats);
       stats.wide_rows++;
     } else {
-      const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
-      for (int64_t i = 0; i < n; i += kLanes) Store(scores + i, F{});
+      for (int64_t k = 0; k < n; k += kLanes) Store(scores + k, F{});
     }
   }
-  float* out = w.accumulator + int64_t{tile} * kTileRows * kv.head_dim;
-  const int newest = NewestPosition(w.rows + tile * kTileRows);
+  const int newest = w.rows[b.tokens - 1].position;
   for (int page = b.first_page; page * kPageTokens <= newest; page++) {
     const int first = page * kPageTokens;
     const int slots = newest + 1 - first < kPageTokens ? newest + 1 - first : kPageTokens;
-    AddPageValues<kType, kTileRows>(w.dense + first - b.first_page * kPageTokens, w.max_keys, slots,
-                                    kv.values(b.task->slice->pages[page], b.task->kv_head),
-                                    kv.head_dim, out);
+    const float* values = PageValues<kType>(*b.call, *b.task, page, slots, w);
+    for (int t = 0; t < tiles; t++) {
+      AddTileValues<kTileRows>(w.dense + t * kTileRows * n + first - b.first_page * kPageTokens, n,
+                               slots, values, head_dim,
+                               w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
+    }
   }
-  stats.kv_bytes_read += (b.last_page - b.first_page + 1) * kv.block_bytes();
+  stats.kv_bytes_read += (b.last_page - b.first_page + 1) * b.call->kv.block_bytes();
+}
+
+// Rows [from, to) of the block, those of them that are wide.
+template <DataType kType>
+inline void FinishWideRows(const Block& b, Workspace& w, int from, int to, AttentionStats& stats) {
+  const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
+  // As many tiles at once as fit a second-level cache: each packing of a page then serves more rows.
+  const int most = n <= 16384 ? kDenseTiles : n <= 32768 ? 2 : 1;
+  const int last = (to - 1) / kTileRows;
+  for (int tile = from / kTileRows; tile <= last;) {
+    bool wide = false;
+    for (int r = tile * kTileRows; r < (tile + 1) * kTileRows && r < b.rows; r++) {
+      wide |= w.rows[r].wide && r >= from && r < to;
+    }
+    if (!wide) {
+      tile++;
+      continue;
+    }
+    const int tiles = last + 1 - tile < most ? last + 1 - tile : most;
+    FinishWideTiles<kType>(b, w, from, to, tile, tiles, stats);
+    tile += tiles;
+  }
+}
+
+inline void CountAttended(const Block& b, Workspace& w, int groups, AttentionStats& stats) {
+  for (int i = 0; i < groups * AttendedWords(b); i++) {
+    stats.blocks_attended += __builtin_popcountll(w.attended[i]);
+    w.attended[i] = 0;
+  }
+}
+
+// The keys that enough of the block's rows supported: the guess for the next block.
+inline void KeepGuess(const Block& b, Workspace& w) {
+  // One or two rows that miss a key cost less than a column.
+  const int least = b.rows < 24 ? 2 : b.rows / 12;
+  int kept = 0;
+  for (int i = 0; i < w.guess_count; i++) {
+    const int key = w.guess[i];
+    if (w.supporters[key] >= least) w.guess[kept++] = key;
+    w.supporters[key] = 0;
+  }
+  w.guess_count = kept;
+}
+
+template <DataType kType>
+inline void SearchBlock(const Block& b, Workspace& w, AttentionStats& stats) {
+  if (!b.prefill) {
+    // The newest page first, then the oldest (attention sinks), then from new to old: the floors are high early.
+    SearchPage<kType>(b, w, b.last_page, 0, stats);
+    if (b.first_page < b.last_page) SearchPage<kType>(b, w, b.first_page, 0, stats);
+    for (int page = b.last_page - 1; page > b.first_page; page--) {
+      SearchPage<kType>(b, w, page, 0, stats);
+    }
+    return;
+  }
+  if (w.expect_wide) {
+    for (int page = b.first_page; page <= b.last_page; page++) LiveTiles(b, w, page, stats);
+    stats.pages_read += b.last_page - b.first_page + 1;
+    return;
+  }
+  ChooseColumns(b, w);
+  SearchColumns<kType>(b, w, stats);
+  for (int page = b.last_page; page >= b.first_page; page--) {
+    const uint64_t taken = w.columns.taken[page];
+    if (taken == ~uint64_t{0}) {
+      if (!IsWhole(w.columns, page)) {  // all its keys were columns, one by one
+        LiveTiles(b, w, page, stats);
+        stats.pages_read++;
+      }
+      continue;
+    }
+    if (b.biased) {
+      bool older = false;
+      for (int r = 0; r < b.rows && !older; r++)
+        older = MayHaveWeight(w, r, page, w.oldest_norm[page]);
+      if (!older) break;  // nor has any older page
+    }
+    SearchPage<kType>(b, w, page, taken, stats);
+  }
 }
 
 template <DataType kType>
 inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
-  const LayerKv& kv = b.call->kv;
-  for (int r = 0; r < kPaddedRows; r++) {
-    w.rows[r].max = -__builtin_inff();
-    w.rows[r].count = 0;
-    w.rows[r].next = 32;
-    w.rows[r].wide = false;
-    w.floor[r] = r < b.rows ? -3e38f : __builtin_inff();
+  const int head_dim = b.call->kv.head_dim;
+  for (int r = 0; r < b.tiles * kTileRows; r++) {
+    RowState& row = w.rows[r];
+    row.max = -__builtin_inff();
+    row.count = 0;
+    row.next = 32;
+    row.wide = w.expect_wide;
+    w.q.floor[r] = r < b.rows && !row.wide ? -3e38f : __builtin_inff();
   }
-  Search<kType>(b, w, stats);
-  const int words = b.last_page / 64 + 1;
-  for (int head = 0; head * b.tokens < b.rows; head++) {
-    for (int i = 0; i < words; i++) w.attended[i] = 0;
-    for (int r = head * b.tokens; r < (head + 1) * b.tokens; r++) {
-      float* out = w.accumulator + int64_t{r} * kv.head_dim;
-      if (w.rows[r].wide) {
-        for (int d = 0; d < kv.head_dim; d++) out[d] = 0;
-      } else {
-        FinishRow<kType>(b, w, r, out, stats);
-      }
-    }
-    const int first = head * b.tokens, last = first + b.tokens - 1;
-    for (int tile = first / kTileRows; tile <= last / kTileRows; tile++) {
-      uint32_t wide = 0;
-      for (int r = 0; r < kTileRows; r++) {
-        const int row = tile * kTileRows + r;
-        wide |= uint32_t{row >= first && row <= last && w.rows[row].wide} << r;
-      }
-      if (wide) FinishWideRows<kType>(b, w, tile, wide, stats);
-    }
-    for (int i = 0; i < words; i++) stats.blocks_attended += __builtin_popcountll(w.attended[i]);
-  }
+  for (int64_t i = 0; i < int64_t{b.tiles} * kTileRows * head_dim; i++) w.accumulator[i] = 0;
+  SearchBlock<kType>(b, w, stats);
   stats.rows += b.rows;
+  if (!b.prefill) {
+    for (int head = 0; head < b.groups; head++) {
+      const int from = head * b.tokens, to = from + b.tokens;
+      for (int r = from; r < to; r++) {
+        if (w.rows[r].wide) continue;
+        SolveRow(b, w, r, stats);
+        GatherRow<kType>(b, w, r, stats);
+      }
+      FinishWideRows<kType>(b, w, from, to, stats);
+      CountAttended(b, w, 1, stats);
+    }
+    return;
+  }
+  w.guess_count = 0;
+  const int64_t support_before = stats.support;
+  int64_t support = 0, visible = 0;
+  int wide = 0;
+  for (int r = 0; r < b.rows; r++) {
+    if (w.rows[r].wide) continue;
+    SolveRow(b, w, r, stats);
+    support += w.rows[r].count;
+  }
+  // A key of a gather costs about as much as six columns of a product.
+  if (support * 6 > int64_t{b.rows} * w.columns.count) AddColumnValues<kType>(b, w, stats);
+  for (int r = 0; r < b.rows; r++) {
+    if (!w.rows[r].wide && w.rows[r].count) GatherRow<kType>(b, w, r, stats);
+  }
+  for (int r = 0; r < b.rows; r++) {
+    if (!w.rows[r].wide && w.rows[r].max == -__builtin_inff()) {
+      FillNan(w.accumulator + int64_t{r} * head_dim, head_dim);
+    }
+  }
+  FinishWideRows<kType>(b, w, 0, b.rows, stats);
+  CountAttended(b, w, b.groups, stats);
+  KeepGuess(b, w);
+  for (int r = 0; r < b.rows; r++) {
+    visible += w.rows[r].position - w.rows[r].first_key + 1;
+    wide += w.rows[r].wide;
+  }
+  w.expect_wide = 2 * wide > b.rows && 4 * (stats.support - support_before) > visible;
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

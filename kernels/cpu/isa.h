@@ -8,16 +8,16 @@
 
 namespace tauserve::cpu {
 
-// Each includes those before it. kPortable is plain C++ with the compiler's vectors, for any machine.
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+// Each includes those before it. kPortable is plain C++ with the compiler's vectors, for any machine; kAvx512Vnni adds
+// products of bytes, kAvx512Bf16 those of bfloat16.
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16 };
 
-const char* NameOf(
-    Isa isa);  // "portable", "avx2", "avx512", "avx512_bf16": values of TAUSERVE_CPU_ISA
+const char* NameOf(Isa isa);  // "portable", "avx2", ...: values of TAUSERVE_CPU_ISA
 
 // What this binary has kernels for and this machine can run, weakest first.
 std::vector<Isa> AvailableIsas();
 
-// The best available, or the one that the environment variable TAUSERVE_CPU_ISA names. InvalidArgument for an unknown
+// The fastest available, or the one that the environment variable TAUSERVE_CPU_ISA names. InvalidArgument for an unknown
 // name, FailedPrecondition for one that is not available.
 absl::StatusOr<Isa> ChooseIsa();
 

@@ -10,13 +10,14 @@ namespace {
 // Fills the block's rows from the task. Scores are raw, q . k + bias / (scale * query_scale), with the sign of the
 // query's scale moved into q, so that the cache's products are compared with floors as they come.
 template <DataType kType>
-void LoadRows(const AttentionCall& call, const AttentionTask& task, const Block& b, bool softmax,
-              Workspace& w) {
+void LoadRows(const Block& b, bool softmax, Workspace& w) {
+  const AttentionCall& call = *b.call;
+  const AttentionTask& task = *b.task;
   const AttentionSpec& spec = *call.spec;
   for (int r = 0; r < b.tiles * kTileRows; r++) {
     const int source = r < b.rows ? r : b.rows - 1;
     const int head = task.head_begin + source / b.tokens;
-    const int token = task.token_begin + source % b.tokens;
+    const int token = b.token_begin + source % b.tokens;
     const int64_t batch_row = task.slice->first_row + token;
     float scale = spec.scale;
     if (call.query_scale) scale *= call.query_scale[batch_row * call.query_scale_stride + head];
@@ -24,14 +25,67 @@ void LoadRows(const AttentionCall& call, const AttentionTask& task, const Block&
     const bool vanishes = __builtin_fabsf(scale) < 1e-20f;  // then only the bias is left
     const float magnitude = vanishes ? 1.0f : __builtin_fabsf(scale);
     const float sign = vanishes ? 0.0f : scale < 0 ? -1.0f : 1.0f;
+    StoreQuery<kType>(q, sign, spec.head_dim, r, w.q);
     RowState& row = w.rows[r];
-    row.q_norm = StoreQuery<kType>(q, sign, spec.head_dim, r, w);
     row.alpha = call.alpha[head];
     row.factor = magnitude * (softmax ? 1.44269504f : row.alpha - 1);
-    row.slope = call.alibi_slope[head] / magnitude;
     row.position = task.slice->context_tokens + token;
     const int window = spec.sliding_window;
     row.first_key = window > 0 && row.position >= window ? row.position - window + 1 : 0;
+    w.q.slope[r] = call.alibi_slope[head] / magnitude;
+    w.q.position[r] = static_cast<float>(row.position);
+  }
+}
+
+// For heads that stop where no older page can matter.
+void SetOldestNorms(const Block& b, Workspace& w) {
+  float norm = 0;
+  for (int page = 0; page <= b.last_page; page++) {
+    const float here = b.call->kv.summary(b.task->slice->pages[page], b.task->kv_head).key_norm;
+    norm = !(here <= norm) ? here : norm;
+    w.oldest_norm[page] = norm;
+  }
+}
+
+template <DataType kType>
+void AttendBlock(Block& b, bool softmax, Workspace& w) {
+  const AttentionCall& call = *b.call;
+  const AttentionTask& task = *b.task;
+  b.tiles = (b.rows + kTileRows - 1) / kTileRows;
+  LoadRows<kType>(b, softmax, w);
+  b.first_page = w.rows[0].first_key / kPageTokens;
+  b.last_page = w.rows[b.tokens - 1].position / kPageTokens;
+  b.groups = task.head_end - task.head_begin;
+  if (b.prefill) {
+    const int position = w.rows[0].position;
+    b.first_group_rows = kPageTokens - position % kPageTokens;
+    b.groups = b.last_page - position / kPageTokens + 1;
+  }
+  AttentionStats& stats = w.stats[task.slice_index];
+  const int64_t pages = b.last_page - b.first_page + 1;
+  stats.pages_considered += pages;
+  for (int r = 0; r < b.rows; r++) {
+    stats.keys_considered += w.rows[r].position - w.rows[r].first_key + 1;
+  }
+  int64_t blocks = 0;
+  for (int group = 0; group < b.groups; group++) {
+    const int last = b.prefill && group + 1 < b.groups ? b.last_page - 1 : b.last_page;
+    const int from = b.prefill && group == 1 ? b.first_group_rows : 0;
+    blocks += last - w.rows[from].first_key / kPageTokens + 1;
+  }
+  stats.blocks_considered += blocks;
+  if (softmax) {
+    stats.blocks_scored += blocks;
+    stats.blocks_attended += blocks;
+    FlashBlock<kType>(b, w, stats);
+  } else {
+    EntmaxBlock<kType>(b, w, stats);
+  }
+  for (int r = 0; r < b.rows; r++) {
+    const int64_t batch_row = task.slice->first_row + b.token_begin + r % b.tokens;
+    const int head = task.head_begin + r / b.tokens;
+    __builtin_memcpy(call.out + batch_row * call.out_stride + int64_t{head} * call.spec->head_dim,
+                     w.accumulator + int64_t{r} * call.spec->head_dim, call.spec->head_dim * 4);
   }
 }
 
@@ -40,32 +94,38 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
   Block b;
   b.call = &call;
   b.task = &task;
-  b.tokens = task.token_end - task.token_begin;
-  b.rows = (task.head_end - task.head_begin) * b.tokens;
-  b.tiles = (b.rows + kTileRows - 1) / kTileRows;
+  b.biased = false;
+  for (int head = task.head_begin; head < task.head_end; head++) {
+    b.biased |= call.alibi_slope[head] > 0;
+  }
+  b.full_pages = (task.slice->context_tokens + task.slice->num_tokens) / kPageTokens;
+  b.prefill = task.slice->num_tokens >= kPrefillTokens;
   const bool softmax = call.alpha[task.head_begin] == 1;
-  LoadRows<kType>(call, task, b, softmax, w);
-  b.first_page = w.rows[0].first_key / kPageTokens;
-  b.last_page = w.rows[b.tokens - 1].position / kPageTokens;
-
-  AttentionStats& stats = w.stats[task.slice_index];
-  const int heads = task.head_end - task.head_begin;
-  const int64_t pages = b.last_page - b.first_page + 1;
-  stats.blocks_considered += heads * pages;
-  stats.pages_considered += pages;
-  for (int r = 0; r < b.rows; r++) {
-    stats.keys_considered += w.rows[r].position - w.rows[r].first_key + 1;
+  w.tile_page = -1;
+  w.guess_count = 0;
+  w.expect_wide = false;
+  if (!b.prefill) {
+    b.token_begin = task.token_begin;
+    b.tokens = task.token_end - task.token_begin;
+    b.rows = (task.head_end - task.head_begin) * b.tokens;
+    AttendBlock<kType>(b, softmax, w);
+    return;
   }
-  if (softmax) {
-    FlashBlock<kType>(b, w, stats);
-  } else {
-    EntmaxBlock<kType>(b, w, stats);
-  }
-  for (int r = 0; r < b.rows; r++) {
-    const int64_t batch_row = task.slice->first_row + task.token_begin + r % b.tokens;
-    const int head = task.head_begin + r / b.tokens;
-    __builtin_memcpy(call.out + batch_row * call.out_stride + int64_t{head} * call.spec->head_dim,
-                     w.accumulator + int64_t{r} * call.spec->head_dim, call.spec->head_dim * 4);
+  // Blocks end where the positions are a multiple of the statistics' blocks, and of a half of that for biased heads,
+  // which see little beyond their diagonal.
+  const int most = b.biased && !softmax ? kPageTokens : kBlockRows;
+  for (int token = task.token_begin; token < task.token_end;) {
+    const int position = task.slice->context_tokens + token;
+    const int next = token + most - position % most;
+    b.token_begin = token;
+    b.rows = (next < task.token_end ? next : task.token_end) - token;
+    b.tokens = b.rows;
+    if (b.biased) {
+      b.last_page = (position + b.rows - 1) / kPageTokens;
+      SetOldestNorms(b, w);
+    }
+    AttendBlock<kType>(b, softmax, w);
+    token += b.rows;
   }
 }
 
@@ -79,7 +139,7 @@ void Attend(const AttentionCall& call, const AttentionTask& task, Workspace& w) 
 
 }  // namespace
 
-const Kernels kKernels = {Attend,   AppendToken, RmsNormRow, GatedActivationRow,
-                          RopeHead, ToBf16Row,   PutRow};
+const Kernels kKernels = {kHasByteDot,        Attend,   AppendToken, RmsNormRow,
+                          GatedActivationRow, RopeHead, ToBf16Row,   PutRow};
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

@@ -7,6 +7,8 @@ const Kernels& KernelsFor(Isa isa) {
   switch (isa) {
     case Isa::kAvx512Bf16:
       return avx512_bf16::kKernels;
+    case Isa::kAvx512Vnni:
+      return avx512_vnni::kKernels;
     case Isa::kAvx512:
       return avx512::kKernels;
     case Isa::kAvx2:

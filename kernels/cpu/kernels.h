@@ -11,6 +11,7 @@
 namespace tauserve::cpu {
 
 struct Kernels {
+  bool uses_shadow;  // searches int8 copies of the keys: the cache has to keep them
   // Attention of one task; adds to w.stats[task.slice_index].
   void (*attend)(const AttentionCall& call, const AttentionTask& task, Workspace& w);
   void (*append_token)(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
@@ -35,6 +36,9 @@ namespace avx2 {
 extern const Kernels kKernels;
 }
 namespace avx512 {
+extern const Kernels kKernels;
+}
+namespace avx512_vnni {
 extern const Kernels kKernels;
 }
 namespace avx512_bf16 {

@@ -1,4 +1,4 @@
-// The paged KV cache in host memory: one allocation a layer, laid out as LayerKv says.
+// The paged KV cache in host memory: one allocation, laid out as LayerKv says.
 #ifndef TAUSERVE_KERNELS_CPU_KV_CACHE_H_
 #define TAUSERVE_KERNELS_CPU_KV_CACHE_H_
 
@@ -8,29 +8,26 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/attention_task.h"
+#include "kernels/cpu/mapping.h"
 
 namespace tauserve::cpu {
 
 class KvCache {
  public:
-  // ResourceExhausted if the memory can't be had. Pages take real memory only once they are written.
-  static absl::StatusOr<KvCache> Create(const KvCacheSpec& spec, DataType type);
+  // `shadow`: whether byte copies of the keys are kept. ResourceExhausted if the memory can't be had. Pages take real
+  // memory only once they are written.
+  static absl::StatusOr<KvCache> Create(const KvCacheSpec& spec, DataType type, bool shadow);
 
-  KvCache() = default;
-  ~KvCache();
-  KvCache(KvCache&& other) noexcept;
-  KvCache& operator=(KvCache&& other) noexcept;
-
-  static int64_t BytesPerPage(const KvCacheSpec& spec, DataType type);
-  LayerKv layer(int index) const;
+  static int64_t BytesPerPage(const KvCacheSpec& spec, DataType type, bool shadow);
+  LayerKv layer(int index);
   const KvCacheSpec& spec() const { return spec_; }
 
  private:
   KvCacheSpec spec_;
   DataType type_ = DataType::kFloat32;
-  void* memory_ = nullptr;
-  size_t bytes_ = 0;
-  std::vector<float> key_norms_;  // [layers][pages][kv_heads]
+  bool shadow_ = false;
+  Mapping memory_;
+  std::vector<PageSummary> summaries_;  // [layers][pages][kv_heads]
 };
 
 }  // namespace tauserve::cpu

@@ -76,16 +76,20 @@ struct Gap {
 };
 
 // The gap of a row whose keys with weight are all among y[0, n), y <= 0 scaled and measured from the maximum. The root
-// is at most `hi`.
+// is at most `hi`; where that says something, it is a floor's, which two steps on the norm have brought near the root.
+// Otherwise the histogram gives the start.
 inline Gap SolveGap(const WeightFunction& f, const float* y, int64_t n, float hi) {
-  entmax::Histogram histogram;
-  entmax::Clear(histogram);
-  for (int64_t i = 0; i < n; i++) {
-    if (y[i] > -1) histogram.count[entmax::BinOf(y[i])]++;
+  entmax::Bracket bracket = entmax::WidestBracket(f, n);
+  if (hi < 0.999f && hi > bracket.lo) {
+    bracket.hi = hi;
+  } else {
+    entmax::Histogram histogram;
+    entmax::Clear(histogram);
+    for (int64_t i = 0; i < n; i++) {
+      if (y[i] > -1) histogram.count[entmax::BinOf(y[i])]++;
+    }
+    bracket = entmax::BracketFromHistogram(f, histogram, bracket);
   }
-  entmax::Bracket widest = entmax::WidestBracket(f, n);
-  if (hi < widest.hi && hi > widest.lo) widest.hi = hi;
-  entmax::Bracket bracket = entmax::BracketFromHistogram(f, histogram, widest);
   Gap gap;
   gap.u = bracket.hi;
   while (true) {

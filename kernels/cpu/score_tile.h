@@ -1,9 +1,10 @@
-// The microkernel: raw scores of kTileRows query rows against the keys of a page, and the block of query rows it reads.
-// Compiled once for each instruction set; see simd.h.
+// The microkernels: raw scores of kTileRows query rows against the keys of a page, in floats or in bytes, and of single
+// keys. Compiled once for each instruction set; see simd.h.
 #ifndef TAUSERVE_KERNELS_CPU_SCORE_TILE_H_
 #define TAUSERVE_KERNELS_CPU_SCORE_TILE_H_
 
 #include "kernels/cpu/attention_task.h"
+#include "kernels/cpu/pack.h"
 #include "kernels/cpu/simd.h"
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
@@ -33,84 +34,112 @@ TAUSERVE_INLINE float FromBf16(uint16_t h) {
   return f;
 }
 
-// Whether queries are kept as pairs of bfloat16.
-template <DataType kType>
-inline constexpr bool kPairedQueries = kNativeBf16&& kType == DataType::kBFloat16;
+inline constexpr float kNormSlack = 1 + 1e-4f;  // covers the rounding of a norm's sum
 
-// Stores row `r` of the block, times `sign`, in the form that ScoreTile reads. Returns an upper bound of its norm.
+// Stores row `r` of the block, times `sign`, in every form that is read.
 template <DataType kType>
-inline float StoreQuery(const float* q, float sign, int head_dim, int r, Workspace& w) {
-  float square = 0;
-  if constexpr (kPairedQueries<kType>) {
-    uint16_t* to = reinterpret_cast<uint16_t*>(w.q) + r * head_dim;
-    for (int d = 0; d < head_dim; d++) {
-      to[d] = RoundToBf16(sign * q[d]);
-      square += FromBf16(to[d]) * FromBf16(to[d]);
+inline void StoreQuery(const float* q, float sign, int head_dim, int r, QueryBlock& to) {
+  float* row = to.rows + r * head_dim;
+  float square = 0, largest = 0;
+  for (int d = 0; d < head_dim; d++) {
+    row[d] = sign * q[d];
+    if constexpr (kPaired<kType>) {
+      const uint16_t rounded = RoundToBf16(row[d]);
+      reinterpret_cast<uint16_t*>(to.pairs)[r * head_dim + d] = rounded;
+      row[d] = FromBf16(rounded);
     }
-  } else {
-    float* to = w.q + r * head_dim;
-    for (int d = 0; d < head_dim; d++) {
-      to[d] = sign * q[d];
-      square += to[d] * to[d];
-    }
+    const float size = __builtin_fabsf(row[d]);
+    square += size * size;
+    largest = size > largest ? size : largest;
   }
-  return __builtin_sqrtf(square) * (1 + 1e-4f);
+  to.norm[r] = __builtin_sqrtf(square) * kNormSlack;
+  if constexpr (!kHasByteDot) return;
+  const float inverse = largest > 1e-30f && largest < 1e30f ? 127 / largest : 0;
+  const float scale = largest / 127;
+  float error = 0;
+  int32_t sum = 0;
+  for (int d = 0; d < head_dim; d++) {
+    const float scaled = row[d] * inverse;
+    // Not so for NaN, which then leaves no bound.
+    const bool fits = scaled >= -127.5f && scaled <= 127.5f;
+    const int32_t byte = fits ? static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f)) : 0;
+    to.bytes[r * head_dim + d] = static_cast<int8_t>(byte);
+    const float rest = row[d] - byte * scale;
+    error += rest * rest;
+    sum += byte;
+  }
+  to.error[r] = __builtin_sqrtf(error) * kNormSlack + 1e-6f * to.norm[r];
+  to.inverse_scale[r] = inverse;
+  to.byte_offset[r] = 128 * sum;
 }
 
-// acc += q . k for rows [row, row + R) of the block and part `part` of a page's keys.
+// acc += q . k for rows [row, row + R) of the block and part `part` of the 64 packed keys of `tile`.
 template <DataType kType, int R>
-TAUSERVE_INLINE void ScoreTile(const Workspace& w, int row, const std::byte* keys, int head_dim,
+TAUSERVE_INLINE void ScoreTile(const QueryBlock& q, int row, const float* tile, int head_dim,
                                int part, Tile<R>& acc) {
-  if constexpr (kPairedQueries<kType>) {
-    const int32_t* q = reinterpret_cast<const int32_t*>(w.q) + row * (head_dim / 2);
-    const std::byte* at = keys + part * kTileKeys * 4;
-    for (int d = 0; d < head_dim / 2; d++, at += kPageTokens * 4) {
+  const float* at = tile + part * kTileKeys;
+  if constexpr (kPaired<kType>) {
+    const uint32_t* pairs = q.pairs + row * (head_dim / 2);
+    for (int d = 0; d < head_dim / 2; d++, at += kPageTokens) {
       I k[kTileVectors];
-      TAUSERVE_TILE_VECTORS k[v] = LoadI(at + v * kLanes * 4);
+      TAUSERVE_TILE_VECTORS k[v] = LoadI(at + v * kLanes);
       TAUSERVE_TILE_ROWS {
-        const I b = Set1(q[r * (head_dim / 2) + d]);
+        const I b = Set1(static_cast<int32_t>(pairs[r * (head_dim / 2) + d]));
         TAUSERVE_TILE_VECTORS acc[r][v] = DotPairs(acc[r][v], b, k[v]);
       }
     }
-  } else if constexpr (kType == DataType::kBFloat16) {
-    const float* q = w.q + row * head_dim;
-    const std::byte* at = keys + part * kTileKeys * 4;
-    for (int d = 0; d < head_dim; d += 2, at += kPageTokens * 4) {
-      F even[kTileVectors], odd[kTileVectors];
-      TAUSERVE_TILE_VECTORS LoadPairs(reinterpret_cast<const uint16_t*>(at) + v * kLanes * 2,
-                                      even[v], odd[v]);
-      TAUSERVE_TILE_ROWS {
-        const F b = Set1(q[r * head_dim + d]);
-        TAUSERVE_TILE_VECTORS acc[r][v] = Fma(b, even[v], acc[r][v]);
-      }
-      TAUSERVE_TILE_ROWS {
-        const F b = Set1(q[r * head_dim + d + 1]);
-        TAUSERVE_TILE_VECTORS acc[r][v] = Fma(b, odd[v], acc[r][v]);
-      }
-    }
   } else {
-    const float* q = w.q + row * head_dim;
-    const float* at = reinterpret_cast<const float*>(keys) + part * kTileKeys;
+    const float* rows = q.rows + row * head_dim;
     for (int d = 0; d < head_dim; d++, at += kPageTokens) {
       F k[kTileVectors];
       TAUSERVE_TILE_VECTORS k[v] = Load(at + v * kLanes);
       TAUSERVE_TILE_ROWS {
-        const F b = Set1(q[r * head_dim + d]);
+        const F b = Set1(rows[r * head_dim + d]);
         TAUSERVE_TILE_VECTORS acc[r][v] = Fma(b, k[v], acc[r][v]);
       }
     }
   }
 }
 
+// acc = sums of byte products of rows [row, row + R) with the 64 keys of a page's shadow; kHasByteDot only.
+template <int R>
+TAUSERVE_INLINE void ScoreBytes(const QueryBlock& q, int row, const uint8_t* shadow, int head_dim,
+                                I (&acc)[R][kTileVectors]) {
+  TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS acc[r][v] = I{}; }
+  const int8_t* rows = q.bytes + row * head_dim;
+  for (int d = 0; d < head_dim; d += 4, shadow += 4 * kPageTokens) {
+    I k[kTileVectors];
+    TAUSERVE_TILE_VECTORS k[v] = LoadI(shadow + v * kLanes * 4);
+    TAUSERVE_TILE_ROWS {
+      int32_t bytes;
+      __builtin_memcpy(&bytes, rows + r * head_dim + d, 4);
+      const I b = Set1(bytes);
+      TAUSERVE_TILE_VECTORS acc[r][v] = DotBytes(acc[r][v], k[v], b);
+    }
+  }
+}
+
+// q . k of one row and one key.
+template <DataType kType>
+TAUSERVE_INLINE float DotKey(const float* q, const std::byte* key, int head_dim) {
+  F a{}, b{};
+  int d = 0;
+  for (; d + 2 * kLanes <= head_dim; d += 2 * kLanes) {
+    a = Fma(Load(q + d), LoadElements<kType>(key, d), a);
+    b = Fma(Load(q + d + kLanes), LoadElements<kType>(key, d + kLanes), b);
+  }
+  if (d < head_dim) a = Fma(Load(q + d), LoadElements<kType>(key, d), a);
+  return ReduceAdd(a + b);
+}
+
 // The tile's start: the ALiBi term slope * (key - position), in raw units.
 template <int R>
-TAUSERVE_INLINE void StartTile(const RowState* rows, int first_key, Tile<R>& acc) {
+TAUSERVE_INLINE void StartTile(const QueryBlock& q, int row, int first_key, Tile<R>& acc) {
   const F lane = ToF(Iota());
   TAUSERVE_TILE_ROWS {
-    const float slope = rows[r].slope;
+    const float offset = static_cast<float>(first_key) - q.position[row + r];
     TAUSERVE_TILE_VECTORS {
-      const float offset = static_cast<float>(first_key + v * kLanes - rows[r].position);
-      acc[r][v] = Set1(slope) * (lane + offset);
+      acc[r][v] = Set1(q.slope[row + r]) * (lane + (offset + static_cast<float>(v * kLanes)));
     }
   }
 }

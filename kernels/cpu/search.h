@@ -1,5 +1,10 @@
-// Search: streams the pages that a block of query rows may see, newest first, and keeps for each row the keys whose
-// score is above its floor. A tile row with nothing above its floor costs one comparison and is forgotten.
+// Search: streams the pages that a block of query rows may see and keeps for each row the keys whose score is above its
+// floor. A tile row with nothing above its floor costs one comparison and is forgotten.
+//
+// Where bytes can be multiplied, a page is searched in its shadow first: with q^ and k^ the values of the bytes,
+//     q . k <= q^ . k^ + |q| |k - k^| + |q - q^| |k^|        (Cauchy-Schwarz)
+// so that a key whose sum of byte products is not above a whole number, made from the floor and the page's bounds, is
+// proven to have weight zero. Only the others' scores are computed.
 // Compiled once for each instruction set; see simd.h.
 #ifndef TAUSERVE_KERNELS_CPU_SEARCH_H_
 #define TAUSERVE_KERNELS_CPU_SEARCH_H_
@@ -9,15 +14,24 @@
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
-// A block's rows are head-major: row = (head - head_begin) * tokens + (token - token_begin).
+// Rows that are worked on together. Those of several heads are head-major: row = (head - head_begin) * tokens + token.
 struct Block {
   const AttentionCall* call;
   const AttentionTask* task;
+  int token_begin;  // of the slice
   int rows;
   int tiles;
   int tokens;      // rows a head
   int first_page;  // pages with a visible key: [first_page, last_page]
   int last_page;
+  int full_pages;  // of the slice: those have a shadow
+  bool biased;     // some row has a slope
+  bool prefill;    // one head, packed tiles pay
+  // Blocks of the statistics: 64 queries of a head, or all queries of each head.
+  int groups;
+  int first_group_rows;  // of one head
+
+  int group_of(int row) const { return prefill ? row >= first_group_rows : row / tokens; }
 };
 
 inline float Clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
@@ -56,61 +70,54 @@ inline void RaiseFloor(RowState& row, float& floor, float* score, int32_t* key) 
   if (row.next > kCandidates - kPageTokens) row.next = kCandidates - kPageTokens;
 }
 
-// Adds what is above the floor among `score[0, kTileKeys)`, keys first_key.., to a row's candidates.
-inline void TakeHits(Workspace& w, int r, const float* tile_score, int first_key) {
+// No key of weight is more than 1 / factor below the largest.
+TAUSERVE_INLINE void RaiseMax(RowState& row, float& floor, float top) {
+  if (!(top > row.max)) return;
+  row.max = top;
+  const float least = top - 1.000001f / row.factor - 2e-6f * __builtin_fabsf(top);
+  if (least > floor) floor = least;
+}
+
+inline void RaiseFloorIfDue(Workspace& w, int r) {
   RowState& row = w.rows[r];
-  float* score = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
-  F max = Load(tile_score);
-  for (int v = 1; v < kTileVectors; v++) max = Max(max, Load(tile_score + v * kLanes));
-  const float top = ReduceMax(max);
-  if (top > row.max) {
-    row.max = top;
-    const float floor = top - 1.000001f / row.factor - 2e-6f * __builtin_fabsf(top);
-    if (floor > w.floor[r]) w.floor[r] = floor;
-  }
-  const F bound = Set1(w.floor[r]);
-  for (int v = 0; v < kTileVectors; v++) {
-    const F x = Load(tile_score + v * kLanes);
-    const Mask above = Greater(x, bound);
-    if (above) {
-      row.count +=
-          Compress(above, x, Iota() + (first_key + v * kLanes), score + row.count, key + row.count);
-    }
-  }
   if (row.count < row.next) return;
-  RaiseFloor(row, w.floor[r], score, key);
-  if (row.count >=
-      kCandidates -
-          kPageTokens) {  // no room for a page's worth of hits: the dense path takes this row
+  RaiseFloor(row, w.q.floor[r], w.score + int64_t{r} * kCandidates,
+             w.key + int64_t{r} * kCandidates);
+  if (row.count >= kCandidates - kPageTokens) {
+    // No room for a page's worth of hits: the dense path takes this row.
     row.wide = true;
-    w.floor[r] = __builtin_inff();
+    w.q.floor[r] = __builtin_inff();
   }
 }
 
-// Rows of the block, as bits, that may have a key with weight in `page`.
-inline uint64_t LiveRows(const Block& b, const Workspace& w, int page) {
-  const int first = page * kPageTokens, last = first + kPageTokens - 1;
-  uint64_t live = 0;
-  for (int head = 0; head * b.tokens < b.rows; head++) {
-    const int r0 = head * b.tokens, r1 = r0 + b.tokens;
-    const RowState& newest = w.rows[r1 - 1];
-    if (newest.position < first || w.rows[r0].first_key > last) continue;
-    if (w.rows[r0].slope > 0) {
-      // No score in the page is above |q| * |k| + slope * (last - position).
-      const float norm = b.call->kv.norm(b.task->slice->pages[page], b.task->kv_head);
-      bool above = false;
-      for (int r = r0; r < r1 && !above; r++) {
-        const int distance = last < w.rows[r].position ? last - w.rows[r].position : 0;
-        const float bound = w.rows[r].q_norm * norm + w.rows[r].slope * distance;
-        above = !(bound + 1e-4f * __builtin_fabsf(bound) <= w.floor[r]);
-      }
-      if (!above) continue;
+// Adds what is above the floor among `score[0, n)`, n a multiple of kLanes, to a row's candidates; the keys are
+// first_key.. or, if there is a list, key[0, n). There must be room for them.
+inline void TakeHits(Workspace& w, int r, const float* scores, int n, int first_key,
+                     const int32_t* keys) {
+  RowState& row = w.rows[r];
+  F max = Load(scores);
+  for (int i = kLanes; i < n; i += kLanes) max = Max(max, Load(scores + i));
+  RaiseMax(row, w.q.floor[r], ReduceMax(max));
+  float* score = w.score + int64_t{r} * kCandidates;
+  int32_t* key = w.key + int64_t{r} * kCandidates;
+  const F bound = Set1(w.q.floor[r]);
+  for (int i = 0; i < n; i += kLanes) {
+    const F x = Load(scores + i);
+    const Mask above = Greater(x, bound);
+    if (above) {
+      const I id = keys ? LoadI(keys + i) : Iota() + (first_key + i);
+      row.count += Compress(above, x, id, score + row.count, key + row.count);
     }
-    const uint64_t bits = b.tokens == 64 ? ~uint64_t{0} : (uint64_t{1} << b.tokens) - 1;
-    live |= bits << r0;
   }
-  return live;
+}
+
+inline void TakeKey(Workspace& w, int r, float score, int key) {
+  if (!(score > w.q.floor[r])) return;
+  RowState& row = w.rows[r];
+  RaiseMax(row, w.q.floor[r], score);
+  w.score[int64_t{r} * kCandidates + row.count] = score;
+  w.key[int64_t{r} * kCandidates + row.count] = key;
+  row.count++;
 }
 
 // Whether some of the tile's rows see only a part of the page.
@@ -122,8 +129,50 @@ inline bool NeedsMask(const RowState* rows, int page) {
   return false;
 }
 
+// Whether the page may hold a key with weight for row r: it sees some, and |q| |k| + slope * distance is above its floor.
+inline bool MayHaveWeight(const Workspace& w, int r, int page, float key_norm) {
+  const RowState& row = w.rows[r];
+  const int first = page * kPageTokens, last = first + kPageTokens - 1;
+  if (row.position < first || row.first_key > last) return false;
+  if (!(w.q.slope[r] > 0)) return true;
+  const int distance = last < row.position ? last - row.position : 0;
+  const float bound = w.q.norm[r] * key_norm + w.q.slope[r] * distance;
+  return !(bound + 1e-4f * __builtin_fabsf(bound) <= w.q.floor[r]);
+}
+
+// The tiles of the block whose rows may have a key with weight in the page, as bits; counts the statistics' blocks.
+inline uint32_t LiveTiles(const Block& b, const Workspace& w, int page, AttentionStats& stats) {
+  const int first = page * kPageTokens, last = first + kPageTokens - 1;
+  // Rows of one head are in order of positions.
+  if (!b.biased && w.rows[0].position >= last && w.rows[b.tokens - 1].first_key <= first) {
+    stats.blocks_scored += b.groups;
+    stats.keys_scored += int64_t{b.rows} * kPageTokens;
+    return (uint32_t{1} << b.tiles) - 1;
+  }
+  const float norm =
+      b.biased ? b.call->kv.summary(b.task->slice->pages[page], b.task->kv_head).key_norm : 0;
+  uint32_t tiles = 0;
+  uint64_t groups = 0;
+  for (int tile = 0; tile < b.tiles; tile++) {
+    bool live = false;
+    for (int r = tile * kTileRows; r < (tile + 1) * kTileRows && r < b.rows; r++) {
+      if (!MayHaveWeight(w, r, page, norm)) continue;
+      live = true;
+      groups |= uint64_t{1} << b.group_of(r);
+    }
+    if (!live) continue;
+    tiles |= uint32_t{1} << tile;
+    for (int r = tile * kTileRows; r < (tile + 1) * kTileRows && r < b.rows; r++) {
+      stats.keys_scored += VisibleKeys(w.rows[r], page);
+    }
+  }
+  stats.blocks_scored += __builtin_popcountll(groups);
+  return tiles;
+}
+
+// Exact scores of a tile of rows with the packed page; hits are taken but for the keys in `taken`.
 template <DataType kType, int R>
-inline void SearchTile(Workspace& w, int tile, const std::byte* keys, int head_dim, int page) {
+inline void SearchTile(const Block& b, Workspace& w, int tile, int page, uint64_t taken) {
   const int row = tile * kTileRows;
   const RowState* rows = w.rows + row;
   const bool masked = NeedsMask(rows, page);
@@ -131,54 +180,173 @@ inline void SearchTile(Workspace& w, int tile, const std::byte* keys, int head_d
   for (int part = 0; part < kPageParts; part++) {
     const int first_key = page * kPageTokens + part * kTileKeys;
     Tile<R> acc;
-    StartTile<R>(rows, first_key, acc);
-    ScoreTile<kType, R>(w, row, keys, head_dim, part, acc);
+    StartTile<R>(w.q, row, first_key, acc);
+    ScoreTile<kType, R>(w.q, row, w.tile, b.call->kv.head_dim, part, acc);
     if (masked) MaskTile<R>(rows, first_key, acc);
+    if (taken) {
+      TAUSERVE_TILE_VECTORS {
+        const Mask out = taken >> (part * kTileKeys + v * kLanes) & kAllLanes;
+        TAUSERVE_TILE_ROWS acc[r][v] = Select(out, Set1(-__builtin_inff()), acc[r][v]);
+      }
+    }
     uint32_t hit = 0;
     TAUSERVE_TILE_ROWS {
       F max = acc[r][0];
       _Pragma("GCC unroll 4") for (int v = 1; v < kTileVectors; v++) max = Max(max, acc[r][v]);
-      hit |= uint32_t{Greater(max, Set1(w.floor[row + r])) != 0} << r;
+      hit |= uint32_t{Greater(max, Set1(w.q.floor[row + r])) != 0} << r;
     }
     if (__builtin_expect(hit == 0, 1)) continue;
     TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS Store(&scores[r][v * kLanes], acc[r][v]); }
     for (; hit; hit &= hit - 1) {
       const int r = __builtin_ctz(hit);
-      TakeHits(w, row + r, scores[r], first_key);
+      TakeHits(w, row + r, scores[r], kTileKeys, first_key, nullptr);
+      RaiseFloorIfDue(w, row + r);
     }
   }
 }
 
+// The score of one row and key, ALiBi included.
 template <DataType kType>
-inline void SearchPage(const Block& b, Workspace& w, int page, AttentionStats& stats) {
-  const uint64_t live = LiveRows(b, w, page);
+inline float ScoreKey(const Block& b, const Workspace& w, int r, int key) {
+  const int head_dim = b.call->kv.head_dim;
+  const float dot = DotKey<kType>(w.q.rows + r * head_dim, KeyRow(*b.call, *b.task, key), head_dim);
+  return dot + w.q.slope[r] * (static_cast<float>(key) - w.q.position[r]);
+}
+
+// Exact scores of a few rows, key by key.
+template <DataType kType>
+inline void SearchRows(const Block& b, Workspace& w, int page) {
+  for (int r = 0; r < b.rows; r++) {
+    const RowState& row = w.rows[r];
+    int from = page * kPageTokens;
+    int to = from + kPageTokens - 1;
+    if (row.first_key > from) from = row.first_key;
+    if (row.position < to) to = row.position;
+    if (from > to || row.wide) continue;
+    alignas(64) float scores[kPageTokens];
+    int n = 0;
+    for (int key = from; key <= to; key++) scores[n++] = ScoreKey<kType>(b, w, r, key);
+    while (n % kLanes) scores[n++] = -__builtin_inff();
+    TakeHits(w, r, scores, n, from, nullptr);
+    RaiseFloorIfDue(w, r);
+  }
+}
+
+// The rows' floors for sums of byte products with the keys of a full page.
+inline void SetByteFloors(const Block& b, Workspace& w, const PageSummary& page, int last_key) {
+  const F error = Set1(page.shadow_error + 1e-5f * page.key_norm);
+  const F norm = Set1(page.shadow_norm);
+  const F inverse = Set1(1 / page.shadow_scale);
+  for (int r = 0; r < b.tiles * kTileRows; r += kLanes) {
+    F floor = Load(w.q.floor + r);
+    if (b.biased) {
+      floor -= Load(w.q.slope + r) * (static_cast<float>(last_key) - Load(w.q.position + r));
+      floor -= Max(floor, -floor) * 1e-5f;
+    }
+    floor -= Load(w.q.norm + r) * error;
+    floor -= Load(w.q.error + r) * norm;
+    floor *= Load(w.q.inverse_scale + r) * inverse;
+    // Whatever is not a number lets every key pass.
+    floor = Min(Max(floor, Set1(-1e9f)), Set1(1e9f));
+    StoreI(w.q.byte_floor + r, ToI(floor) - 2 + LoadI(w.q.byte_offset + r));
+  }
+}
+
+// Candidate keys of a tile above which scoring all its keys is cheaper than each by itself.
+inline constexpr int kMaxSingles = 48;
+
+template <DataType kType, int R>
+inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, uint64_t taken,
+                             const uint8_t* shadow, AttentionStats& stats) {
+#if TAUSERVE_ISA_LEVEL >= 3
+  const int row = tile * kTileRows;
+  I acc[R][kTileVectors];
+  ScoreBytes<R>(w.q, row, shadow, b.call->kv.head_dim, acc);
+  const uint64_t open = ~taken;
+  Mask seen[kTileVectors];
+  TAUSERVE_TILE_VECTORS seen[v] = open >> (v * kLanes) & kAllLanes;
+  uint32_t hit = 0;
+  TAUSERVE_TILE_ROWS {
+    __m512i max = _mm512_mask_mov_epi32(_mm512_set1_epi32(INT32_MIN), seen[0], (__m512i)acc[r][0]);
+    _Pragma("GCC unroll 4") for (int v = 1; v < kTileVectors; v++) {
+      max = _mm512_mask_max_epi32(max, seen[v], max, (__m512i)acc[r][v]);
+    }
+    const __m512i floor = _mm512_set1_epi32(w.q.byte_floor[row + r]);
+    hit |= uint32_t{_mm512_cmpgt_epi32_mask(max, floor) != 0} << r;
+  }
+  if (__builtin_expect(hit == 0, 1)) return;
+  uint64_t above[R];
+  int candidates = 0;
+  TAUSERVE_TILE_ROWS {
+    const __m512i floor = _mm512_set1_epi32(w.q.byte_floor[row + r]);
+    uint64_t bits = 0;
+    TAUSERVE_TILE_VECTORS {
+      const uint64_t m = _mm512_mask_cmpgt_epi32_mask(seen[v], (__m512i)acc[r][v], floor);
+      bits |= m << (v * kLanes);
+    }
+    above[r] = bits;
+    candidates += __builtin_popcountll(bits);
+  }
+  if (b.prefill && candidates > kMaxSingles) {
+    if (w.tile_page != page) stats.kv_bytes_read += b.call->kv.block_bytes();
+    PackPage<kType>(*b.call, *b.task, page, w);
+    SearchTile<kType, R>(b, w, tile, page, taken);
+    return;
+  }
+  stats.kv_bytes_read += candidates * b.call->kv.row_bytes();
+  for (; hit; hit &= hit - 1) {
+    const int r = row + __builtin_ctz(hit);
+    for (uint64_t bits = above[r - row]; bits; bits &= bits - 1) {
+      const int key = page * kPageTokens + __builtin_ctzll(bits);
+      TakeKey(w, r, ScoreKey<kType>(b, w, r, key), key);
+    }
+    RaiseFloorIfDue(w, r);
+  }
+#else
+  (void)b, (void)w, (void)tile, (void)page, (void)taken, (void)shadow, (void)stats;
+#endif
+}
+
+// Searches a page for the block's rows, but for the keys in `taken`.
+template <DataType kType>
+inline void SearchPage(const Block& b, Workspace& w, int page, uint64_t taken,
+                       AttentionStats& stats) {
+  uint32_t live = LiveTiles(b, w, page, stats);
   if (live == 0) return;
   const LayerKv& kv = b.call->kv;
-  const std::byte* keys = kv.keys(b.task->slice->pages[page], b.task->kv_head);
+  const PageId id = b.task->slice->pages[page];
   stats.pages_read++;
-  stats.kv_bytes_read += kv.block_bytes();
-  for (int tile = 0; tile < b.tiles; tile++) {
-    uint64_t bits = live >> (tile * kTileRows) & ((1u << kTileRows) - 1);
-    if (bits == 0) continue;
-    if (b.rows - tile * kTileRows <= 2) {
-      SearchTile<kType, 2>(w, tile, keys, kv.head_dim, page);
-    } else {
-      SearchTile<kType, kTileRows>(w, tile, keys, kv.head_dim, page);
+  const int last_key = page * kPageTokens + kPageTokens - 1;
+  const bool whole = w.rows[0].position >= last_key &&
+                     w.rows[b.tokens - 1].first_key <= page * kPageTokens;  // to all rows
+  if (kHasByteDot && whole && page < b.full_pages) {
+    stats.kv_bytes_read += kv.shadow_bytes();
+    SetByteFloors(b, w, kv.summary(id, b.task->kv_head), last_key);
+    const uint8_t* shadow = kv.shadow(id, b.task->kv_head);
+    for (; live; live &= live - 1) {
+      const int tile = __builtin_ctz(live);
+      const int rows = b.rows - tile * kTileRows;
+      if (rows <= 2) {
+        SearchShadowTile<kType, 2>(b, w, tile, page, taken, shadow, stats);
+      } else if (rows <= 4) {
+        SearchShadowTile<kType, 4>(b, w, tile, page, taken, shadow, stats);
+      } else {
+        SearchShadowTile<kType, kTileRows>(b, w, tile, page, taken, shadow, stats);
+      }
     }
-    for (; bits; bits &= bits - 1) {
-      stats.keys_scored += VisibleKeys(w.rows[tile * kTileRows + __builtin_ctzll(bits)], page);
+    return;
+  }
+  stats.kv_bytes_read += kv.block_bytes();
+  if (!b.prefill && !kPacksFast) return SearchRows<kType>(b, w, page);
+  PackPage<kType>(*b.call, *b.task, page, w);
+  for (; live; live &= live - 1) {
+    const int tile = __builtin_ctz(live);
+    if (b.rows - tile * kTileRows <= 2) {
+      SearchTile<kType, 2>(b, w, tile, page, taken);
+    } else {
+      SearchTile<kType, kTileRows>(b, w, tile, page, taken);
     }
   }
-  for (int r = 0; r < b.rows; r += b.tokens) stats.blocks_scored += live >> r & 1;
-}
-
-// The diagonal first, then the oldest page (attention sinks), then from new to old: the floors are high early.
-template <DataType kType>
-inline void Search(const Block& b, Workspace& w, AttentionStats& stats) {
-  SearchPage<kType>(b, w, b.last_page, stats);
-  if (b.first_page < b.last_page) SearchPage<kType>(b, w, b.first_page, stats);
-  for (int page = b.last_page - 1; page > b.first_page; page--)
-    SearchPage<kType>(b, w, page, stats);
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

@@ -1,7 +1,7 @@
 // A small vector layer for the CPU kernels: the compiler's own vector types, plus the few operations it has no operator
 // for. Included only by sources that are compiled once for each instruction set, each with TAUSERVE_ISA_NAMESPACE and
-// TAUSERVE_ISA_LEVEL (0 portable, 1 avx2, 2 avx512, 3 avx512_bf16) defined. Nothing from the standard library may be
-// instantiated there with vector code in it, or a weaker machine could be handed the stronger copy by the linker.
+// TAUSERVE_ISA_LEVEL (0 portable, 1 avx2, 2 avx512, 3 avx512_vnni, 4 avx512_bf16) defined. Nothing from the standard
+// library may be instantiated there with vector code in it, or a weaker machine could be handed the stronger copy by the linker.
 #ifndef TAUSERVE_KERNELS_CPU_SIMD_H_
 #define TAUSERVE_KERNELS_CPU_SIMD_H_
 
@@ -23,7 +23,8 @@ inline constexpr int kLanes = 8;
 #else
 inline constexpr int kLanes = 4;
 #endif
-inline constexpr bool kNativeBf16 = TAUSERVE_ISA_LEVEL >= 3;
+inline constexpr bool kHasByteDot = TAUSERVE_ISA_LEVEL >= 3;
+inline constexpr bool kNativeBf16 = TAUSERVE_ISA_LEVEL >= 4;
 
 typedef float F __attribute__((vector_size(kLanes * 4)));
 typedef int32_t I __attribute__((vector_size(kLanes * 4)));
@@ -127,19 +128,35 @@ TAUSERVE_INLINE int Compress(Mask m, F x, I id, float* s, int32_t* ids) {
 
 #endif
 
-// 2 * kLanes bfloat16 as the even and the odd ones.
-TAUSERVE_INLINE void LoadPairs(const uint16_t* p, F& even, F& odd) {
-  const I x = LoadI(p);
-  even = AsF(x << 16);
-  odd = AsF(x & static_cast<int32_t>(0xffff0000));
+// kLanes bfloat16.
+TAUSERVE_INLINE F LoadBf16(const uint16_t* p) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif TAUSERVE_ISA_LEVEL == 1
+  return (F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
+  I x;
+  for (int l = 0; l < kLanes; l++) x[l] = p[l] << 16;
+  return AsF(x);
+#endif
 }
 
-// acc + even(q) * even(k) + odd(q) * odd(k) for bfloat16 pairs; level 3 only.
+// acc + even(q) * even(k) + odd(q) * odd(k) for bfloat16 pairs; kNativeBf16 only.
 TAUSERVE_INLINE F DotPairs(F acc, I q, I k) {
-#if TAUSERVE_ISA_LEVEL >= 3
+#if TAUSERVE_ISA_LEVEL >= 4
   return (F)_mm512_dpbf16_ps((__m512)acc, (__m512bh)q, (__m512bh)k);
 #else
   (void)q, (void)k;
+  return acc;
+#endif
+}
+
+// acc + the sum of four products of unsigned by signed bytes in each lane; kHasByteDot only.
+TAUSERVE_INLINE I DotBytes(I acc, I u, I s) {
+#if TAUSERVE_ISA_LEVEL >= 3
+  return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)u, (__m512i)s);
+#else
+  (void)u, (void)s;
   return acc;
 #endif
 }

@@ -13,7 +13,7 @@ from server_process import Server  # noqa: E402
 @pytest.fixture(scope="session")
 def server():
     # Small steps make many of them, small enough a cache makes the context testable.
-    with Server("--max_batched_tokens=512", "--max_running_requests=8", f"--kv_cache_bytes={512 << 20}") as running:
+    with Server("--max_batched_tokens=512", "--max_running_requests=8", f"--kv_cache_bytes={640 << 20}") as running:
         yield running
 
 

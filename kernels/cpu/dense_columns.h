@@ -1,0 +1,145 @@
+// The keys that a block of one head's rows scores before the search, so that its floors are high from the start: the
+// pages that some rows see in part, the oldest page (attention sinks), and what the rows of the block before supported,
+// for adjacent rows share their supports. An order of work only: the search finds whatever is missing here.
+// Compiled once for each instruction set; see simd.h.
+#ifndef TAUSERVE_KERNELS_CPU_DENSE_COLUMNS_H_
+#define TAUSERVE_KERNELS_CPU_DENSE_COLUMNS_H_
+
+#include "kernels/cpu/search.h"
+
+namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
+
+// A page with more guessed keys is scored whole: that takes no packing of single keys and no search.
+inline constexpr int kWholePageKeys = 40;
+
+inline bool IsWhole(const DenseColumns& c, int page) {
+  if (c.taken[page] != ~uint64_t{0}) return false;
+  for (int p = 0; p < c.pages; p++) {
+    if (c.page[p] == page) return true;
+  }
+  return false;  // all its keys were guessed, one by one
+}
+
+inline void AddPage(DenseColumns& c, int page) {
+  if (IsWhole(c, page)) return;
+  c.taken[page] = ~uint64_t{0};
+  c.page[c.pages++] = page;
+}
+
+// Chooses the columns of a block. At most kMaxColumns - 64 * pages single keys are taken.
+inline void ChooseColumns(const Block& b, Workspace& w) {
+  DenseColumns& c = w.columns;
+  c.pages = 0;
+  for (int page = 0; page <= b.last_page; page++) c.taken[page] = 0;
+  const int oldest = w.rows[0].first_key, newest = w.rows[b.rows - 1].first_key;
+  for (int page = b.last_page; page > w.rows[0].position / kPageTokens; page--) AddPage(c, page);
+  AddPage(c, w.rows[0].position / kPageTokens);
+  if (!b.biased) {
+    // Where a window begins: no more pages than its rows.
+    for (int page = oldest / kPageTokens; page <= newest / kPageTokens; page++) AddPage(c, page);
+    for (int i = 0; i < w.guess_count; i++) {
+      const int key = w.guess[i];
+      if (key >= newest) c.taken[key / kPageTokens] |= uint64_t{1} << key % kPageTokens;
+    }
+    for (int page = newest / kPageTokens; page <= b.last_page; page++) {
+      if (c.pages == kMaxColumns / kPageTokens / 2) break;
+      if (__builtin_popcountll(c.taken[page]) >= kWholePageKeys) AddPage(c, page);
+    }
+  }
+  c.count = 0;
+  for (int p = 0; p < c.pages; p++) {
+    for (int i = 0; i < kPageTokens; i++) c.key[c.count++] = c.page[p] * kPageTokens + i;
+  }
+  if (b.biased) return;
+  for (int page = newest / kPageTokens; page <= b.last_page; page++) {
+    if (IsWhole(c, page)) continue;
+    for (uint64_t bits = c.taken[page]; bits; bits &= bits - 1) {
+      if (c.count == kMaxColumns) {
+        c.taken[page] &= ~bits;  // no room: left to the search
+        break;
+      }
+      c.key[c.count++] = page * kPageTokens + __builtin_ctzll(bits);
+    }
+  }
+}
+
+// Raw scores of all rows in columns [column, column + 64), whose keys are in the tile, as far as rows see the page.
+template <DataType kType>
+inline void ScoreColumns(const Block& b, Workspace& w, int column, int page, bool single_keys) {
+  for (int tile = 0; tile < b.tiles; tile++) {
+    constexpr int R = kTileRows;
+    const int row = tile * R;
+    const RowState* rows = w.rows + row;
+    float* to = w.columns.score + int64_t{row} * kMaxColumns + column;
+    if (!single_keys && rows[R - 1].position < page * kPageTokens) {
+      TAUSERVE_TILE_ROWS {
+        for (int i = 0; i < kPageTokens; i += kLanes) {
+          Store(to + r * kMaxColumns + i, Set1(-__builtin_inff()));
+        }
+      }
+      continue;
+    }
+    const bool masked = !single_keys && NeedsMask(rows, page);
+    for (int part = 0; part < kPageParts; part++) {
+      const int first_key = page * kPageTokens + part * kTileKeys;
+      Tile<R> acc;
+      StartTile<R>(w.q, row, first_key, acc);
+      ScoreTile<kType, R>(w.q, row, w.tile, b.call->kv.head_dim, part, acc);
+      if (masked) MaskTile<R>(rows, first_key, acc);
+      TAUSERVE_TILE_ROWS {
+        TAUSERVE_TILE_VECTORS {
+          Store(to + r * kMaxColumns + part * kTileKeys + v * kLanes, acc[r][v]);
+        }
+      }
+    }
+  }
+}
+
+// The rows of the single keys in columns [column, column + 64), the last one repeated where there are fewer. Returns how
+// many there are.
+inline int ColumnRows(const Block& b, const DenseColumns& c, int column, bool values,
+                      const std::byte** row) {
+  const int n = c.count - column < kPageTokens ? c.count - column : kPageTokens;
+  for (int i = 0; i < kPageTokens; i++) {
+    const int key = c.key[column + (i < n ? i : n - 1)];
+    row[i] = values ? ValueRow(*b.call, *b.task, key) : KeyRow(*b.call, *b.task, key);
+  }
+  return n;
+}
+
+// Scores the columns and takes those above the rows' floors as candidates.
+template <DataType kType>
+inline void SearchColumns(const Block& b, Workspace& w, AttentionStats& stats) {
+  const DenseColumns& c = w.columns;
+  for (int p = 0; p < c.pages; p++) {
+    PackPage<kType>(*b.call, *b.task, c.page[p], w);
+    ScoreColumns<kType>(b, w, p * kPageTokens, c.page[p], /*single_keys=*/false);
+    LiveTiles(b, w, c.page[p], stats);
+  }
+  stats.pages_read += c.pages;
+  stats.kv_bytes_read += c.pages * b.call->kv.block_bytes();
+  int column = c.pages * kPageTokens;
+  for (; column < c.count; column += kPageTokens) {
+    const std::byte* row[kPageTokens];
+    const int n = ColumnRows(b, c, column, /*values=*/false, row);
+    PackKeys<kType>(row, b.call->kv.head_dim, w.tile);
+    w.tile_page = -1;
+    ScoreColumns<kType>(b, w, column, 0, /*single_keys=*/true);
+    for (int r = 0; r < b.rows; r++) {
+      float* score = w.columns.score + int64_t{r} * kMaxColumns + column;
+      for (int i = n; i < kPageTokens; i++) score[i] = -__builtin_inff();
+    }
+    stats.kv_bytes_read += n * b.call->kv.row_bytes();
+  }
+  for (int r = 0; r < b.rows; r++) {
+    TakeHits(w, r, w.columns.score + int64_t{r} * kMaxColumns, column, 0, c.key);
+    if (w.rows[r].count > 0) {
+      RaiseFloor(w.rows[r], w.q.floor[r], w.score + int64_t{r} * kCandidates,
+                 w.key + int64_t{r} * kCandidates);
+    }
+  }
+}
+
+}  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE
+
+#endif  // TAUSERVE_KERNELS_CPU_DENSE_COLUMNS_H_
