@@ -104,16 +104,16 @@ struct QueryBlock {
       nullptr;  // the same as pairs of bfloat16, where the instruction set multiplies them
   int8_t* bytes = nullptr;  // [kPaddedRows][head_dim], rows ~ bytes / inverse_scale
   // Arrays of the rows, padded so that whole vectors can be read.
-  float norm[kPaddedRows + 16];           // upper bound of ||q||
-  float error[kPaddedRows + 16];          // upper bound of ||q - bytes / inverse_scale||
-  float inverse_scale[kPaddedRows + 16];  // of the bytes
-  int32_t byte_offset[kPaddedRows + 16];  // 128 * sum of the bytes
-  float slope[kPaddedRows + 16];          // ALiBi in raw units
-  float position[kPaddedRows + 16];
+  float norm[kPaddedRows + 16] = {};           // upper bound of ||q||
+  float error[kPaddedRows + 16] = {};          // upper bound of ||q - bytes / inverse_scale||
+  float inverse_scale[kPaddedRows + 16] = {};  // of the bytes
+  int32_t byte_offset[kPaddedRows + 16] = {};  // 128 * sum of the bytes
+  float slope[kPaddedRows + 16] = {};          // ALiBi in raw units
+  float position[kPaddedRows + 16] = {};
   // A key whose raw score is not above it has weight zero; +inf: the row needs no keys.
-  float floor[kPaddedRows + 16];
-  int32_t
-      byte_floor[kPaddedRows + 16];  // the floor for sums of byte products with the page at hand
+  float floor[kPaddedRows + 16] = {};
+  int32_t byte_floor[kPaddedRows + 16] =
+      {};  // the floor for sums of byte products with the page at hand
 };
 
 // Keys that are scored for all rows of a block before the search: whole pages, then single keys.
