@@ -9,7 +9,7 @@ namespace {
 int TokensOfTask(const SequenceSlice& slice) {
   constexpr int kTasks = 8;  // a head and slice
   const int tokens = (slice.num_tokens + kTasks - 1) / kTasks;
-  return std::max(512, (tokens + kBlockRows - 1) / kBlockRows * kBlockRows);
+  return std::max(1024, (tokens + kBlockRows - 1) / kBlockRows * kBlockRows);
 }
 
 // Keys that the task's rows see, heads with a distance bias at a fraction: they stop after a few pages.

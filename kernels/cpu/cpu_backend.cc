@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/guess_cache.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/kv_cache.h"
@@ -163,6 +164,19 @@ class CpuBackend : public Backend {
         row_place_.push_back({static_cast<int>(s), slice.context_tokens + t});
       }
     }
+    known_.assign(slices_.size(), SequenceGuess());
+    learned_.assign(slices_.size(), SequenceGuess());
+    for (size_t s = 0; s < slices_.size(); s++) {
+      const SequenceSlice& slice = slices_[s];
+      if (slice.num_tokens < kPrefillTokens) continue;
+      const int tokens = slice.context_tokens + slice.num_tokens;
+      if (slice.context_tokens > 0) {
+        known_[s] = guesses_.Take(slice.pages[(slice.context_tokens - 1) / kPageTokens],
+                                  slice.context_tokens);
+      }
+      learned_[s].last_page = slice.pages[(tokens - 1) / kPageTokens];
+      learned_[s].tokens = tokens;
+    }
     stats_.assign(slices_.size(), AttentionStats());
     for (auto& m : workers_) m->stats.assign(slices_.size(), AttentionStats());
     rope_spec_ = nullptr;
@@ -292,8 +306,27 @@ class CpuBackend : public Backend {
     call.out_stride = out.stride;
     PlanAttention(spec, slices_, tasks_);
     PrepareWorkers(spec.head_dim);
+    for (size_t s = 0; s < slices_.size(); s++) {  // so that the workers only look
+      known_[s].head(layer, spec.num_heads, 0);
+      learned_[s].head(layer, spec.num_heads, 0);
+    }
     pool_.ParallelFor(tasks_.size(), [&](int64_t i, int worker) {
-      kernels_.attend(call, tasks_[i], workers_[worker]->workspace());
+      const AttentionTask& task = tasks_[i];
+      Workspace& w = workers_[worker]->workspace();
+      const bool prefill = task.slice->num_tokens >= kPrefillTokens;
+      if (prefill) {
+        const std::vector<int32_t>& known =
+            known_[task.slice_index].head(layer, spec.num_heads, task.head_begin);
+        std::copy(known.begin(), known.end(), w.guess);
+        w.guess_count = static_cast<int>(known.size());
+      }
+      kernels_.attend(call, task, w);
+      if (prefill && task.token_end == task.slice->num_tokens) {
+        const int count = std::min(w.guess_count, kMaxColumns);
+        learned_[task.slice_index]
+            .head(layer, spec.num_heads, task.head_begin)
+            .assign(w.guess, w.guess + count);
+      }
     });
   }
 
@@ -308,6 +341,10 @@ class CpuBackend : public Backend {
     }
   }
   void Synchronize() override {
+    for (SequenceGuess& guess : learned_) {
+      if (!guess.heads.empty() && guess.tokens > 0) guesses_.Put(std::move(guess));
+    }
+    learned_.clear();
     for (auto& m : workers_) {
       for (size_t s = 0; s < m->stats.size(); s++) stats_[s].Add(m->stats[s]);
       m->stats.assign(m->stats.size(), AttentionStats());
@@ -347,13 +384,15 @@ class CpuBackend : public Backend {
   LinearEngine linear_;
   DataType kv_type_;
   KvCache cache_;
+  GuessCache guesses_;
 
   // The current step.
   std::vector<SequenceSlice> slices_;
   std::vector<Place> row_place_;  // [rows]
   std::vector<AttentionStats> stats_;
   const RopeSpec* rope_spec_ = nullptr;
-  std::vector<float> rope_table_;  // [rows][rotary_dim]: cosines, sines
+  std::vector<float> rope_table_;               // [rows][rotary_dim]: cosines, sines
+  std::vector<SequenceGuess> known_, learned_;  // [slices]
   std::vector<AttentionTask> tasks_;
   std::vector<std::unique_ptr<WorkerMemory>> workers_;
 };

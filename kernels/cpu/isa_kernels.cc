@@ -102,7 +102,6 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
   b.prefill = task.slice->num_tokens >= kPrefillTokens;
   const bool softmax = call.alpha[task.head_begin] == 1;
   w.tile_page = -1;
-  w.guess_count = 0;
   w.expect_wide = false;
   if (!b.prefill) {
     b.token_begin = task.token_begin;

@@ -12,7 +12,8 @@ namespace tauserve::cpu {
 
 struct Kernels {
   bool uses_shadow;  // searches int8 copies of the keys: the cache has to keep them
-  // Attention of one task; adds to w.stats[task.slice_index].
+  // Attention of one task; adds to w.stats[task.slice_index]. A prefilled head begins with the keys in w.guess and leaves
+  // there what its last rows supported.
   void (*attend)(const AttentionCall& call, const AttentionTask& task, Workspace& w);
   void (*append_token)(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
                        const float* value);

@@ -40,37 +40,38 @@ inline constexpr float kNormSlack = 1 + 1e-4f;  // covers the rounding of a norm
 template <DataType kType>
 inline void StoreQuery(const float* q, float sign, int head_dim, int r, QueryBlock& to) {
   float* row = to.rows + r * head_dim;
-  float square = 0, largest = 0;
-  for (int d = 0; d < head_dim; d++) {
-    row[d] = sign * q[d];
+  F square{}, top{};
+  for (int d = 0; d < head_dim; d += kLanes) {
+    F x = Load(q + d) * sign;
     if constexpr (kPaired<kType>) {
-      const uint16_t rounded = RoundToBf16(row[d]);
-      reinterpret_cast<uint16_t*>(to.pairs)[r * head_dim + d] = rounded;
-      row[d] = FromBf16(rounded);
+      uint16_t* rounded = reinterpret_cast<uint16_t*>(to.pairs) + r * head_dim + d;
+      for (int l = 0; l < kLanes; l++) rounded[l] = RoundToBf16(x[l]);
+      x = LoadBf16(rounded);
     }
-    const float size = __builtin_fabsf(row[d]);
-    square += size * size;
-    largest = size > largest ? size : largest;
+    Store(row + d, x);
+    square = Fma(x, x, square);
+    top = Max(Max(x, -x), top);
   }
-  to.norm[r] = __builtin_sqrtf(square) * kNormSlack;
+  to.norm[r] = __builtin_sqrtf(ReduceAdd(square)) * kNormSlack;
   if constexpr (!kHasByteDot) return;
+  const float largest = ReduceMax(top);
   const float inverse = largest > 1e-30f && largest < 1e30f ? 127 / largest : 0;
   const float scale = largest / 127;
-  float error = 0;
-  int32_t sum = 0;
-  for (int d = 0; d < head_dim; d++) {
-    const float scaled = row[d] * inverse;
-    // Not so for NaN, which then leaves no bound.
-    const bool fits = scaled >= -127.5f && scaled <= 127.5f;
-    const int32_t byte = fits ? static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f)) : 0;
-    to.bytes[r * head_dim + d] = static_cast<int8_t>(byte);
-    const float rest = row[d] - byte * scale;
-    error += rest * rest;
+  F error{};
+  I sum{};
+  for (int d = 0; d < head_dim; d += kLanes) {
+    const F x = Load(row + d);
+    // Whatever is not a number stays so in the error, and then nothing is proven.
+    const F scaled = Min(Max(x * inverse, Set1(-127.0f)), Set1(127.0f));
+    const I byte = ToI(scaled + 128.5f) - 128;
+    StoreBytes(to.bytes + r * head_dim + d, byte);
+    const F rest = x - ToF(byte) * scale;
+    error = Fma(rest, rest, error);
     sum += byte;
   }
-  to.error[r] = __builtin_sqrtf(error) * kNormSlack + 1e-6f * to.norm[r];
+  to.error[r] = __builtin_sqrtf(ReduceAdd(error)) * kNormSlack + 1e-6f * to.norm[r];
   to.inverse_scale[r] = inverse;
-  to.byte_offset[r] = 128 * sum;
+  to.byte_offset[r] = static_cast<int32_t>(128 * ReduceAdd(ToF(sum)));
 }
 
 // acc += q . k for rows [row, row + R) of the block and part `part` of the 64 packed keys of `tile`.

@@ -151,6 +151,15 @@ TAUSERVE_INLINE F DotPairs(F acc, I q, I k) {
 #endif
 }
 
+// The lanes' lowest bytes.
+TAUSERVE_INLINE void StoreBytes(int8_t* p, I x) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)x));
+#else
+  for (int l = 0; l < kLanes; l++) p[l] = static_cast<int8_t>(x[l]);
+#endif
+}
+
 // acc + the sum of four products of unsigned by signed bytes in each lane; kHasByteDot only.
 TAUSERVE_INLINE I DotBytes(I acc, I u, I s) {
 #if TAUSERVE_ISA_LEVEL >= 3

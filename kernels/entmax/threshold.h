@@ -18,7 +18,11 @@ struct Bracket {
 
 // Before anything is known of a row of n keys.
 TAUSERVE_HOST_DEVICE inline Bracket WidestBracket(const WeightFunction& w, int64_t n) {
-  return {powf(static_cast<float>(n), 1 - w.alpha) * (1 - 1e-6f), 1.0f};
+  const float keys = static_cast<float>(n);
+  const float least = w.form == Form::kSquare   ? 1 / sqrtf(keys)
+                      : w.form == Form::kLinear ? 1 / keys
+                                                : powf(keys, 1 - w.alpha);
+  return {least * (1 - 1e-6f), 1.0f};
 }
 
 // Counts keys by y: bin b holds y in (-(b + 1)/16, -b/16]; keys with y <= -1 have weight zero and are not counted.

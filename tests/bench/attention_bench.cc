@@ -172,7 +172,7 @@ Problem Record(int tokens) {
   RecordingBackend recorder(MakeBackend(DataType::kFloat32));
   ModelOptions options;
   options.max_batched_tokens = kChunk;
-  options.kv_cache_bytes = int64_t{4} << 30;
+  options.kv_cache_bytes = int64_t{tokens} * 64 << 10;
   auto model = LoadModel(folder, &recorder, options);
   TAUSERVE_CHECK(model.ok(), "the model can't be loaded");
   SequenceRunner runner(model->get(), 1);
