@@ -94,6 +94,7 @@ struct RowState {
   float normalize;  // 1 / sum of weights
   int32_t count;    // candidates; once solved, keys with weight
   int32_t next;     // count at which the floor is raised
+  int32_t raised;   // count when it last was
   bool wide;
 };
 

@@ -27,7 +27,7 @@ inline void CountRow(const Gap& gap, int64_t support, AttentionStats& stats) {
   stats.iteration_histogram[gap.steps < kLast ? gap.steps : kLast]++;
 }
 
-TAUSERVE_INLINE void MarkPage(uint64_t* attended, int page) {
+TAUSERVE_INLINE void MarkPage(uint64_t* attended, uint32_t page) {
   attended[page / 64] |= uint64_t{1} << page % 64;
 }
 
@@ -43,7 +43,7 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
   float* score = w.score + int64_t{r} * kCandidates;
   int32_t* key = w.key + int64_t{r} * kCandidates;
   if (row.count == 0) return;  // no finite score
-  RaiseFloor(row, w.q.floor[r], score, key);
+  if (row.count != row.raised) RaiseFloor(row, w.q.floor[r], score, key);
   for (int i = 0; i < row.count; i += kLanes) {
     Store(score + i, (Load(score + i) - row.max) * row.factor);
   }
@@ -61,13 +61,14 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
   }
   row.count = n;
   uint64_t* attended = w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
+  for (int i = 0; i < n; i++) MarkPage(attended, static_cast<uint32_t>(key[i]) / kPageTokens);
   if (b.prefill) {
+    int guesses = w.guess_count;  // no branches: who comes first can't be predicted
     for (int i = 0; i < n; i++) {
-      MarkPage(attended, key[i] / kPageTokens);
-      if (w.supporters[key[i]]++ == 0) w.guess[w.guess_count++] = key[i];
+      w.guess[guesses] = key[i];
+      guesses += w.supporters[key[i]]++ == 0;
     }
-  } else {
-    for (int i = 0; i < n; i++) MarkPage(attended, key[i] / kPageTokens);
+    w.guess_count = guesses;
   }
   CountRow(gap, n, stats);
 }
@@ -313,6 +314,7 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     row.max = -__builtin_inff();
     row.count = 0;
     row.next = 32;
+    row.raised = 0;
     row.wide = w.expect_wide;
     w.q.floor[r] = r < b.rows && !row.wide ? -3e38f : __builtin_inff();
   }

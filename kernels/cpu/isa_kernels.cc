@@ -9,6 +9,8 @@ namespace {
 
 // Fills the block's rows from the task. Scores are raw, q . k + bias / (scale * query_scale), with the sign of the
 // query's scale moved into q, so that the cache's products are compared with floors as they come.
+inline constexpr int kPrefetchRows = 6;
+
 template <DataType kType>
 void LoadRows(const Block& b, bool softmax, Workspace& w) {
   const AttentionCall& call = *b.call;
@@ -22,6 +24,11 @@ void LoadRows(const Block& b, bool softmax, Workspace& w) {
     float scale = spec.scale;
     if (call.query_scale) scale *= call.query_scale[batch_row * call.query_scale_stride + head];
     const float* q = call.q + batch_row * call.q_stride + int64_t{head} * spec.head_dim;
+    if (source + kPrefetchRows < b.tokens) {  // rows lie too far apart for the hardware to see it
+      for (int d = 0; d < spec.head_dim; d += 16) {
+        __builtin_prefetch(q + kPrefetchRows * call.q_stride + d);
+      }
+    }
     const bool vanishes = __builtin_fabsf(scale) < 1e-20f;  // then only the bias is left
     const float magnitude = vanishes ? 1.0f : __builtin_fabsf(scale);
     const float sign = vanishes ? 0.0f : scale < 0 ? -1.0f : 1.0f;

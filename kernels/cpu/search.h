@@ -65,7 +65,7 @@ inline void RaiseFloor(RowState& row, float& floor, float* score, int32_t* key) 
     kept +=
         Compress(FirstLanes(row.count - i) & Greater(x, bound), x, id, score + kept, key + kept);
   }
-  row.count = kept;
+  row.count = row.raised = kept;
   row.next = kept < 16 ? 32 : 2 * kept;
   if (row.next > kCandidates - kPageTokens) row.next = kCandidates - kPageTokens;
 }
