@@ -61,7 +61,13 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
   }
   row.count = n;
   uint64_t* attended = w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
-  for (int i = 0; i < n; i++) MarkPage(attended, static_cast<uint32_t>(key[i]) / kPageTokens);
+  uint32_t marked =
+      ~0u;  // neighbours are often of one page, and the same word would have to wait for itself
+  for (int i = 0; i < n; i++) {
+    const uint32_t page = static_cast<uint32_t>(key[i]) / kPageTokens;
+    if (page != marked) MarkPage(attended, page);
+    marked = page;
+  }
   if (b.prefill) {
     int guesses = w.guess_count;  // no branches: who comes first can't be predicted
     for (int i = 0; i < n; i++) {
