@@ -77,11 +77,20 @@ struct Gap {
 
 // The gap of a row whose keys with weight are all among y[0, n), y <= 0 scaled and measured from the maximum. The root
 // is at most `hi`; where that says something, it is a floor's, which two steps on the norm have brought near the root.
-// Otherwise the histogram gives the start.
+// Otherwise such steps give the start, or the histogram.
 inline Gap SolveGap(const WeightFunction& f, const float* y, int64_t n, float hi) {
   entmax::Bracket bracket = entmax::WidestBracket(f, n);
+  constexpr int64_t kLongRow = 256;
   if (hi < 0.999f && hi > bracket.lo) {
     bracket.hi = hi;
+  } else if (n > kLongRow) {
+    // Counting so many keys takes longer than the steps on the norm that it saves.
+    float u = 1;
+    for (int step = 0; step < 2; step++) {
+      u = entmax::NormNewton(f, SumsAt(f, y, n, u), u);
+    }
+    u *= 1 + 1e-5f;
+    if (u < 1 && u > bracket.lo) bracket.hi = u;
   } else {
     entmax::Histogram histogram;
     entmax::Clear(histogram);

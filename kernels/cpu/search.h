@@ -287,7 +287,7 @@ inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, u
     above[r] = bits;
     candidates += __builtin_popcountll(bits);
   }
-  if (b.prefill && candidates > kMaxSingles) {
+  if ((b.prefill || kPacksFast) && candidates > kMaxSingles) {
     if (w.tile_page != page) stats.kv_bytes_read += b.call->kv.block_bytes();
     PackPage<kType>(*b.call, *b.task, page, w);
     SearchTile<kType, R>(b, w, tile, page, taken);
