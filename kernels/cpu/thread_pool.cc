@@ -20,7 +20,6 @@ void Pause() {
 
 ThreadPool::ThreadPool(int threads) {
   TAUSERVE_CHECK(threads >= 1, "a thread pool needs a thread");
-  omp_set_num_threads(1);  // oneDNN runs inside our tasks, on one thread each
   for (int w = 1; w < threads; w++) workers_.emplace_back([this, w] { WorkerMain(w); });
 }
 
@@ -34,8 +33,14 @@ ThreadPool::~ThreadPool() {
   for (std::thread& t : workers_) t.join();
 }
 
-void ThreadPool::Run(int64_t count, const void* task, Call call) {
+void ThreadPool::UseOneLibraryThread() {
+  thread_local bool done = false;
+  if (done) return;
   omp_set_num_threads(1);
+  done = true;
+}
+
+void ThreadPool::Run(int64_t count, const void* task, Call call) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     task_ = task;
@@ -63,7 +68,7 @@ void ThreadPool::TakeIndices(int worker) {
 }
 
 void ThreadPool::WorkerMain(int worker) {
-  omp_set_num_threads(1);
+  UseOneLibraryThread();
   uint64_t seen = 0;
   while (true) {
     for (int i = 0; i < kSpins && published_.load(std::memory_order_acquire) == seen; i++) Pause();

@@ -25,6 +25,7 @@ class ThreadPool {
   // ascending order by whoever is free: put the costly ones first. Returns when all are done.
   template <typename Task>
   void ParallelFor(int64_t count, const Task& task) {
+    UseOneLibraryThread();
     if (count <= 1 || workers_.empty()) {
       for (int64_t i = 0; i < count; i++) task(i, 0);
       return;
@@ -37,6 +38,8 @@ class ThreadPool {
  private:
   using Call = void (*)(const void* task, int64_t index, int worker);
 
+  // oneDNN runs inside our tasks, on one thread each. OpenMP keeps that for each thread that calls it.
+  static void UseOneLibraryThread();
   void Run(int64_t count, const void* task, Call call);
   void WorkerMain(int worker);
   void TakeIndices(int worker);

@@ -1,8 +1,10 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <atomic>
+#include <thread>
 #include <vector>
 
 namespace tauserve::cpu {
@@ -31,6 +33,23 @@ TEST(ThreadPoolTest, WritesOfTasksAreSeenByTheCaller) {
   for (int64_t round = 1; round <= 100; round++) {
     pool.ParallelFor(plain.size(), [&](int64_t i, int) { plain[i] += i; });
     for (size_t i = 0; i < plain.size(); i++) ASSERT_EQ(plain[i], round * static_cast<int64_t>(i));
+  }
+}
+
+// Whoever calls, and also where nothing is shared out: else oneDNN would use all cores beside ours.
+TEST(ThreadPoolTest, LibrariesGetOneThread) {
+  for (int threads : {1, 2}) {
+    for (int count : {1, 5}) {
+      ThreadPool pool(threads);
+      std::atomic<int> most{0};
+      std::thread caller([&] {
+        pool.ParallelFor(count, [&](int64_t, int) {
+          if (omp_get_max_threads() > most) most = omp_get_max_threads();
+        });
+      });
+      caller.join();
+      EXPECT_EQ(most, 1) << threads << " threads, " << count << " tasks";
+    }
   }
 }
 
