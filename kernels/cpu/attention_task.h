@@ -141,7 +141,7 @@ struct Workspace {
   float* accumulator = nullptr;  // [kPaddedRows][head_dim]
   uint64_t* attended =
       nullptr;  // [2][words]: bit a page: a row of the statistics' block gives it weight
-  uint8_t* supporters = nullptr;  // [max_keys]: rows of the block that give a key weight
+  uint8_t* supporters = nullptr;  // [max_keys]: sampled rows of the block that give a key weight
   int32_t* guess =
       nullptr;  // [max_keys]: keys that the last block's rows supported, best guess for the next
   int guess_count = 0;

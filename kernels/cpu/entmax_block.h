@@ -37,6 +37,9 @@ inline void FillNan(float* out, int n) {
   for (int d = 0; d < n; d++) out[d] = __builtin_nanf("");
 }
 
+// Rows whose supports are counted for the guess: one in so many.
+inline constexpr int kSampledRows = 4;
+
 // Threshold of a row whose candidates are complete: they become its support, with weights in place of scores.
 inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
   RowState& row = w.rows[r];
@@ -68,7 +71,7 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
     if (page != marked) MarkPage(attended, page);
     marked = page;
   }
-  if (b.prefill) {
+  if (b.prefill && r % kSampledRows == 0) {
     int guesses = w.guess_count;  // no branches: who comes first can't be predicted
     for (int i = 0; i < n; i++) {
       w.guess[guesses] = key[i];
@@ -262,10 +265,11 @@ inline void CountAttended(const Block& b, Workspace& w, int groups, AttentionSta
   }
 }
 
-// The keys that enough of the block's rows supported: the guess for the next block.
+// The keys that enough of the block's sampled rows supported: the guess for the next block.
 inline void KeepGuess(const Block& b, Workspace& w) {
   // One or two rows that miss a key cost less than a column.
-  const int least = b.rows < 24 ? 2 : b.rows / 12;
+  const int sampled = (b.rows + kSampledRows - 1) / kSampledRows;
+  const int least = sampled < 24 ? 2 : sampled / 8;
   int kept = 0;
   for (int i = 0; i < w.guess_count; i++) {
     const int key = w.guess[i];
