@@ -46,7 +46,7 @@ void PlanAttention(const AttentionSpec& spec, absl::Span<const SequenceSlice> sl
     task.slice_index = static_cast<int>(s);
     for (task.kv_head = 0; task.kv_head < spec.num_kv_heads; task.kv_head++) {
       const int first = task.kv_head * group, end = first + group;
-      if (slice.num_tokens < kPrefillTokens) {
+      if (!IsPrefill(slice)) {
         task.token_begin = 0;
         task.token_end = slice.num_tokens;
         const int most = kGroupRows / slice.num_tokens;

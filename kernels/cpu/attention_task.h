@@ -49,6 +49,7 @@ inline constexpr int kBlockRows = 128;  // query rows that are searched together
 inline constexpr int kPaddedRows = (kBlockRows + kTileRows - 1) / kTileRows * kTileRows;
 // Slices with at least so many tokens are prefilled head by head; below, the query heads of a KV head go together.
 inline constexpr int kPrefillTokens = 16;
+inline bool IsPrefill(const SequenceSlice& slice) { return slice.num_tokens >= kPrefillTokens; }
 inline constexpr int kGroupRows = 64;  // rows of such a task, at most
 // Candidates a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
 inline constexpr int kCandidates = 4096;

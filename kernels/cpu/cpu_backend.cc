@@ -16,8 +16,8 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/kv_cache.h"
 #include "kernels/cpu/linear.h"
-#include "kernels/cpu/mapping.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/worker_memory.h"
 #include "kernels/half.h"
 
 namespace tauserve::cpu {
@@ -66,49 +66,6 @@ class HostEmbedding : public EmbeddingWeight {
 };
 
 float* Row(Matrix m, int64_t row) { return static_cast<float*>(m.data) + row * m.stride; }
-
-// A worker's attention memory; see Workspace. Most of it is touched only by unusual rows.
-class WorkerMemory {
- public:
-  WorkerMemory(int head_dim, int64_t max_keys) {
-    const int64_t pages = max_keys / kPageTokens;
-    w_.q.rows = Floats(kPaddedRows * head_dim);
-    w_.q.pairs = reinterpret_cast<uint32_t*>(Floats(kPaddedRows * head_dim / 2));
-    w_.q.bytes = reinterpret_cast<int8_t*>(Floats(kPaddedRows * head_dim / 4));
-    w_.columns.page = Ints(kMaxColumns / kPageTokens);
-    w_.columns.key = Ints(kMaxColumns + kPageTokens);
-    w_.columns.score = Floats(int64_t{kPaddedRows} * kMaxColumns);
-    w_.columns.taken = Words(pages);
-    w_.score = Floats(int64_t{kBlockRows} * kCandidates);
-    w_.key = Ints(int64_t{kBlockRows} * kCandidates);
-    w_.tile = Floats(kPageTokens * head_dim);
-    w_.values = Floats(kPageTokens * head_dim);
-    w_.dense = Floats(kDenseTiles * kTileRows * max_keys);
-    w_.accumulator = Floats(kPaddedRows * head_dim);
-    w_.attended = Words(2 * (pages / 64 + 1));
-    w_.supporters = reinterpret_cast<uint8_t*>(Ints(max_keys / 4));
-    w_.guess = Ints(max_keys);
-    w_.oldest_norm = Floats(pages);
-    w_.max_keys = max_keys;
-  }
-  Workspace& workspace() { return w_; }
-  std::vector<AttentionStats> stats;
-
- private:
-  // A register's width behind the end may be read and written.
-  void* Bytes(int64_t n) {
-    absl::StatusOr<Mapping> mapping = Mapping::Create(n + 2 * kAlignment);
-    TAUSERVE_CHECK(mapping.ok(), "no memory for attention");
-    mappings_.push_back(*std::move(mapping));
-    return mappings_.back().data();
-  }
-  float* Floats(int64_t n) { return static_cast<float*>(Bytes(n * 4)); }
-  int32_t* Ints(int64_t n) { return static_cast<int32_t*>(Bytes(n * 4)); }
-  uint64_t* Words(int64_t n) { return static_cast<uint64_t*>(Bytes(n * 8)); }
-
-  Workspace w_;
-  std::vector<Mapping> mappings_;
-};
 
 class CpuBackend : public Backend {
  public:
@@ -168,7 +125,7 @@ class CpuBackend : public Backend {
     learned_.assign(slices_.size(), SequenceGuess());
     for (size_t s = 0; s < slices_.size(); s++) {
       const SequenceSlice& slice = slices_[s];
-      if (slice.num_tokens < kPrefillTokens) continue;
+      if (!IsPrefill(slice)) continue;
       const int tokens = slice.context_tokens + slice.num_tokens;
       if (slice.context_tokens > 0) {
         known_[s] = guesses_.Take(slice.pages[(slice.context_tokens - 1) / kPageTokens],
@@ -307,13 +264,14 @@ class CpuBackend : public Backend {
     PlanAttention(spec, slices_, tasks_);
     PrepareWorkers(spec.head_dim);
     for (size_t s = 0; s < slices_.size(); s++) {  // so that the workers only look
+      if (!IsPrefill(slices_[s])) continue;
       known_[s].head(layer, spec.num_heads, 0);
       learned_[s].head(layer, spec.num_heads, 0);
     }
     pool_.ParallelFor(tasks_.size(), [&](int64_t i, int worker) {
       const AttentionTask& task = tasks_[i];
       Workspace& w = workers_[worker]->workspace();
-      const bool prefill = task.slice->num_tokens >= kPrefillTokens;
+      const bool prefill = IsPrefill(*task.slice);
       if (prefill) {
         const std::vector<int32_t>& known =
             known_[task.slice_index].head(layer, spec.num_heads, task.head_begin);
@@ -342,7 +300,7 @@ class CpuBackend : public Backend {
   }
   void Synchronize() override {
     for (SequenceGuess& guess : learned_) {
-      if (!guess.heads.empty() && guess.tokens > 0) guesses_.Put(std::move(guess));
+      if (!guess.heads.empty()) guesses_.Put(std::move(guess));
     }
     learned_.clear();
     for (auto& m : workers_) {

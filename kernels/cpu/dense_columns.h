@@ -32,8 +32,7 @@ inline void ChooseColumns(const Block& b, Workspace& w) {
   c.pages = 0;
   for (int page = 0; page <= b.last_page; page++) c.taken[page] = 0;
   const int oldest = w.rows[0].first_key, newest = w.rows[b.rows - 1].first_key;
-  for (int page = b.last_page; page > w.rows[0].position / kPageTokens; page--) AddPage(c, page);
-  AddPage(c, w.rows[0].position / kPageTokens);
+  for (int page = b.last_page; page >= w.rows[0].position / kPageTokens; page--) AddPage(c, page);
   if (!b.biased) {
     // Where a window begins: no more pages than its rows.
     for (int page = oldest / kPageTokens; page <= newest / kPageTokens; page++) AddPage(c, page);
@@ -80,18 +79,7 @@ inline void ScoreColumns(const Block& b, Workspace& w, int column, int page, boo
       continue;
     }
     const bool masked = !single_keys && NeedsMask(rows, page);
-    for (int part = 0; part < kPageParts; part++) {
-      const int first_key = page * kPageTokens + part * kTileKeys;
-      Tile<R> acc;
-      StartTile<R>(w.q, row, first_key, acc);
-      ScoreTile<kType, R>(w.q, row, w.tile, b.call->kv.head_dim, part, acc);
-      if (masked) MaskTile<R>(rows, first_key, acc);
-      TAUSERVE_TILE_ROWS {
-        TAUSERVE_TILE_VECTORS {
-          Store(to + r * kMaxColumns + part * kTileKeys + v * kLanes, acc[r][v]);
-        }
-      }
-    }
+    ScorePage<kType, R>(b, w, row, page, masked, to, kMaxColumns);
   }
 }
 
@@ -134,8 +122,7 @@ inline void SearchColumns(const Block& b, Workspace& w, AttentionStats& stats) {
   for (int r = 0; r < b.rows; r++) {
     TakeHits(w, r, w.columns.score + int64_t{r} * kMaxColumns, column, 0, c.key);
     if (w.rows[r].count > 0) {
-      RaiseFloor(w.rows[r], w.q.floor[r], w.score + int64_t{r} * kCandidates,
-                 w.key + int64_t{r} * kCandidates);
+      RaiseFloor(w, r);
     }
   }
 }

@@ -97,9 +97,7 @@ inline void MakeShadow(const LayerKv& kv, PageId page, int kv_head) {
     float error2 = 0, norm2 = 0;
     for (int d = 0; d < n; d += kLanes) {
       const F x = LoadElements<kType>(keys + t * kv.row_bytes(), d);
-      // Whatever is not a number stays so in the error, and then nothing is proven.
-      const F scaled = Min(Max(x * inverse, Set1(-127.0f)), Set1(127.0f));
-      const I byte = ToI(scaled + 128.5f);
+      const I byte = ToOffsetByte(x, inverse);
       const F rounded = (ToF(byte) - 128.0f) * summary.shadow_scale;
       const F rest = x - rounded;
       error2 += ReduceAdd(rest * rest);

@@ -33,6 +33,11 @@ TAUSERVE_INLINE void MarkPage(uint64_t* attended, uint32_t page) {
 
 inline int AttendedWords(const Block& b) { return b.last_page / 64 + 1; }
 
+// The pages that a row's block of the statistics gives weight; those of several heads take turns.
+inline uint64_t* AttendedBy(const Block& b, const Workspace& w, int r) {
+  return w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
+}
+
 inline void FillNan(float* out, int n) {
   for (int d = 0; d < n; d++) out[d] = __builtin_nanf("");
 }
@@ -40,13 +45,16 @@ inline void FillNan(float* out, int n) {
 // Rows whose supports are counted for the guess: one in so many.
 inline constexpr int kSampledRows = 4;
 
-// Threshold of a row whose candidates are complete: they become its support, with weights in place of scores.
+// Threshold of a row whose candidates are complete: they become its support, with weights in place of scores. Without a
+// finite score its output is not a number.
 inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
   RowState& row = w.rows[r];
   float* score = w.score + int64_t{r} * kCandidates;
   int32_t* key = w.key + int64_t{r} * kCandidates;
-  if (row.count == 0) return;  // no finite score
-  if (row.count != row.raised) RaiseFloor(row, w.q.floor[r], score, key);
+  if (row.count == 0) {
+    return FillNan(w.accumulator + int64_t{r} * b.call->kv.head_dim, b.call->kv.head_dim);
+  }
+  if (row.count != row.raised) RaiseFloor(w, r);
   for (int i = 0; i < row.count; i += kLanes) {
     Store(score + i, (Load(score + i) - row.max) * row.factor);
   }
@@ -63,7 +71,7 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
     n += Compress(m, p, LoadI(key + i), score + n, key + n);
   }
   row.count = n;
-  uint64_t* attended = w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
+  uint64_t* attended = AttendedBy(b, w, r);
   uint32_t marked =
       ~0u;  // neighbours are often of one page, and the same word would have to wait for itself
   for (int i = 0; i < n; i++) {
@@ -85,11 +93,9 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
 template <DataType kType>
 inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
   const RowState& row = w.rows[r];
-  const int head_dim = b.call->kv.head_dim;
-  float* out = w.accumulator + int64_t{r} * head_dim;
-  if (row.count == 0) return FillNan(out, head_dim);
   GatherValues<kType>(*b.call, *b.task, w.score + int64_t{r} * kCandidates,
-                      w.key + int64_t{r} * kCandidates, row.count, out);
+                      w.key + int64_t{r} * kCandidates, row.count,
+                      w.accumulator + int64_t{r} * b.call->kv.head_dim);
   stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
 }
 
@@ -130,14 +136,13 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
       for (int i = 0; i < padded; i += kLanes) Store(score + i, F{});
     }
   }
-  const int newest = w.rows[b.rows - 1].position;
   for (int column = 0; column < c.count; column += kPageTokens) {
     const float* values;
     int slots, first = 0;
     if (column < c.pages * kPageTokens) {
       const int page = c.page[column / kPageTokens];
       first = page * kPageTokens;
-      slots = newest + 1 - first < kPageTokens ? newest + 1 - first : kPageTokens;
+      slots = UsedSlots(b, w, page);
       values = PageValues<kType>(*b.call, *b.task, page, slots, w);
     } else {
       const std::byte* row[kPageTokens];
@@ -162,18 +167,9 @@ inline void DenseScores(const Block& b, Workspace& w, int tile, int tiles, int64
   for (int page = b.first_page; page <= b.last_page; page++) {
     PackPage<kType>(*b.call, *b.task, page, w);
     for (int t = 0; t < tiles; t++) {
-      constexpr int R = kTileRows;
-      const RowState* rows = w.rows + (tile + t) * R;
-      const bool masked = NeedsMask(rows, page);
-      for (int part = 0; part < kPageParts; part++) {
-        const int first_key = page * kPageTokens + part * kTileKeys;
-        Tile<R> acc;
-        StartTile<R>(w.q, (tile + t) * R, first_key, acc);
-        ScoreTile<kType, R>(w.q, (tile + t) * R, w.tile, b.call->kv.head_dim, part, acc);
-        if (masked) MaskTile<R>(rows, first_key, acc);
-        float* to = w.dense + t * R * stride + first_key - b.first_page * kPageTokens;
-        TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS Store(to + r * stride + v * kLanes, acc[r][v]); }
-      }
+      float* to = w.dense + t * kTileRows * stride + (page - b.first_page) * kPageTokens;
+      const int row = (tile + t) * kTileRows;
+      ScorePage<kType, kTileRows>(b, w, row, page, NeedsMask(w.rows + row, page), to, stride);
     }
   }
   stats.kv_bytes_read += (b.last_page - b.first_page + 1) * b.call->kv.block_bytes();
@@ -215,20 +211,17 @@ inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int 
     const int r = tile * kTileRows + i;
     float* scores = w.dense + i * n;
     if (r >= from && r < to && w.rows[r].wide) {
-      uint64_t* attended = w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
-      DenseWeights(b, w.rows[r], scores, attended, stats);
+      DenseWeights(b, w.rows[r], scores, AttendedBy(b, w, r), stats);
       stats.wide_rows++;
     } else {
       for (int64_t k = 0; k < n; k += kLanes) Store(scores + k, F{});
     }
   }
-  const int newest = w.rows[b.tokens - 1].position;
-  for (int page = b.first_page; page * kPageTokens <= newest; page++) {
-    const int first = page * kPageTokens;
-    const int slots = newest + 1 - first < kPageTokens ? newest + 1 - first : kPageTokens;
+  for (int page = b.first_page; page <= b.last_page; page++) {
+    const int slots = UsedSlots(b, w, page);
     const float* values = PageValues<kType>(*b.call, *b.task, page, slots, w);
     for (int t = 0; t < tiles; t++) {
-      AddTileValues<kTileRows>(w.dense + t * kTileRows * n + first - b.first_page * kPageTokens, n,
+      AddTileValues<kTileRows>(w.dense + t * kTileRows * n + (page - b.first_page) * kPageTokens, n,
                                slots, values, head_dim,
                                w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
     }
@@ -345,9 +338,8 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     return;
   }
   w.guess_count = 0;
-  const int64_t support_before = stats.support;
-  int64_t support = 0, visible = 0;
-  int wide = 0;
+  const int64_t support_before = stats.support, wide_before = stats.wide_rows;
+  int64_t support = 0;
   for (int r = 0; r < b.rows; r++) {
     if (w.rows[r].wide) continue;
     SolveRow(b, w, r, stats);
@@ -358,19 +350,11 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   for (int r = 0; r < b.rows; r++) {
     if (!w.rows[r].wide && w.rows[r].count) GatherRow<kType>(b, w, r, stats);
   }
-  for (int r = 0; r < b.rows; r++) {
-    if (!w.rows[r].wide && w.rows[r].max == -__builtin_inff()) {
-      FillNan(w.accumulator + int64_t{r} * head_dim, head_dim);
-    }
-  }
   FinishWideRows<kType>(b, w, 0, b.rows, stats);
   CountAttended(b, w, b.groups, stats);
   KeepGuess(b, w);
-  for (int r = 0; r < b.rows; r++) {
-    visible += w.rows[r].position - w.rows[r].first_key + 1;
-    wide += w.rows[r].wide;
-  }
-  w.expect_wide = 2 * wide > b.rows && 4 * (stats.support - support_before) > visible;
+  w.expect_wide = 2 * (stats.wide_rows - wide_before) > b.rows &&
+                  4 * (stats.support - support_before) > b.visible_keys;
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

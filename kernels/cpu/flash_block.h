@@ -8,25 +8,7 @@
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
-// Raw scores of rows [row, row + R) with the keys of a page, -infinity where not visible.
-template <DataType kType, int R>
-inline void FlashScores(const Block& b, const Workspace& w, int row, int page,
-                        float (&scores)[R][kPageTokens]) {
-  const RowState* rows = w.rows + row;
-  const bool masked = NeedsMask(rows, page);
-  for (int part = 0; part < kPageParts; part++) {
-    const int first_key = page * kPageTokens + part * kTileKeys;
-    Tile<R> acc;
-    StartTile<R>(w.q, row, first_key, acc);
-    ScoreTile<kType, R>(w.q, row, w.tile, b.call->kv.head_dim, part, acc);
-    if (masked) MaskTile<R>(rows, first_key, acc);
-    TAUSERVE_TILE_ROWS {
-      TAUSERVE_TILE_VECTORS Store(&scores[r][part * kTileKeys + v * kLanes], acc[r][v]);
-    }
-  }
-}
-
-// The same for a few rows, key by key.
+// Raw scores of a few rows with the keys of a page, one by one; -infinity where not visible.
 template <DataType kType, int R>
 inline void FlashScoresByKey(const Block& b, const Workspace& w, int row, int page,
                              float (&scores)[R][kPageTokens]) {
@@ -76,7 +58,7 @@ inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots
   const int head_dim = b.call->kv.head_dim;
   alignas(64) float p[R][kPageTokens];
   if (b.prefill || kPacksFast) {
-    FlashScores<kType, R>(b, w, row, page, p);
+    ScorePage<kType, R>(b, w, row, page, NeedsMask(w.rows + row, page), p[0], kPageTokens);
   } else {
     FlashScoresByKey<kType, R>(b, w, row, page, p);
   }
@@ -100,10 +82,8 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     w.q.floor[r] = -3e38f;
   }
   for (int64_t i = 0; i < int64_t{b.tiles} * kTileRows * kv.head_dim; i++) w.accumulator[i] = 0;
-  const int newest = w.rows[b.tokens - 1].position;
   for (int page = b.last_page; page >= b.first_page; page--) {
-    const int first = page * kPageTokens;
-    const int slots = newest + 1 - first < kPageTokens ? newest + 1 - first : kPageTokens;
+    const int slots = UsedSlots(b, w, page);
     if (b.prefill || kPacksFast) PackPage<kType>(*b.call, *b.task, page, w);
     const float* values =
         b.tiles > 2 ? PageValues<kType>(*b.call, *b.task, page, slots, w) : nullptr;
@@ -130,8 +110,8 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     float* out = w.accumulator + int64_t{r} * kv.head_dim;
     const F normalize = Set1(1 / sum[r]);
     for (int d = 0; d < kv.head_dim; d += kLanes) Store(out + d, Load(out + d) * normalize);
-    stats.support += w.rows[r].position - w.rows[r].first_key + 1;
   }
+  stats.support += b.visible_keys;
   const int64_t pages = b.last_page - b.first_page + 1;
   stats.pages_read += pages;
   stats.kv_bytes_read += 2 * pages * kv.block_bytes();

@@ -7,10 +7,10 @@
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 namespace {
 
-// Fills the block's rows from the task. Scores are raw, q . k + bias / (scale * query_scale), with the sign of the
-// query's scale moved into q, so that the cache's products are compared with floors as they come.
 inline constexpr int kPrefetchRows = 6;
 
+// Fills the block's rows from the task. Scores are raw, q . k + bias / (scale * query_scale), with the sign of the
+// query's scale moved into q, so that the cache's products are compared with floors as they come.
 template <DataType kType>
 void LoadRows(const Block& b, bool softmax, Workspace& w) {
   const AttentionCall& call = *b.call;
@@ -33,6 +33,7 @@ void LoadRows(const Block& b, bool softmax, Workspace& w) {
     const float magnitude = vanishes ? 1.0f : __builtin_fabsf(scale);
     const float sign = vanishes ? 0.0f : scale < 0 ? -1.0f : 1.0f;
     StoreQuery<kType>(q, sign, spec.head_dim, r, w.q);
+    if (kHasByteDot && !softmax) StoreQueryBytes(spec.head_dim, r, w.q);
     RowState& row = w.rows[r];
     row.alpha = call.alpha[head];
     row.factor = magnitude * (softmax ? 1.44269504f : row.alpha - 1);
@@ -44,11 +45,12 @@ void LoadRows(const Block& b, bool softmax, Workspace& w) {
   }
 }
 
-// For heads that stop where no older page can matter.
-void SetOldestNorms(const Block& b, Workspace& w) {
+// For heads that stop where no older page can matter: of the pages that the task sees.
+void SetOldestNorms(const AttentionCall& call, const AttentionTask& task, Workspace& w) {
+  const int last_page = (task.slice->context_tokens + task.token_end - 1) / kPageTokens;
   float norm = 0;
-  for (int page = 0; page <= b.last_page; page++) {
-    const float here = b.call->kv.summary(b.task->slice->pages[page], b.task->kv_head).key_norm;
+  for (int page = 0; page <= last_page; page++) {
+    const float here = call.kv.summary(task.slice->pages[page], task.kv_head).key_norm;
     norm = !(here <= norm) ? here : norm;
     w.oldest_norm[page] = norm;
   }
@@ -71,9 +73,11 @@ void AttendBlock(Block& b, bool softmax, Workspace& w) {
   AttentionStats& stats = w.stats[task.slice_index];
   const int64_t pages = b.last_page - b.first_page + 1;
   stats.pages_considered += pages;
+  b.visible_keys = 0;
   for (int r = 0; r < b.rows; r++) {
-    stats.keys_considered += w.rows[r].position - w.rows[r].first_key + 1;
+    b.visible_keys += w.rows[r].position - w.rows[r].first_key + 1;
   }
+  stats.keys_considered += b.visible_keys;
   int64_t blocks = 0;
   for (int group = 0; group < b.groups; group++) {
     const int last = b.prefill && group + 1 < b.groups ? b.last_page - 1 : b.last_page;
@@ -106,7 +110,7 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
     b.biased |= call.alibi_slope[head] > 0;
   }
   b.full_pages = (task.slice->context_tokens + task.slice->num_tokens) / kPageTokens;
-  b.prefill = task.slice->num_tokens >= kPrefillTokens;
+  b.prefill = IsPrefill(*task.slice);
   const bool softmax = call.alpha[task.head_begin] == 1;
   w.tile_page = -1;
   w.expect_wide = false;
@@ -120,16 +124,13 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
   // Blocks end where the positions are a multiple of the statistics' blocks, and of a half of that for biased heads,
   // which see little beyond their diagonal.
   const int most = b.biased && !softmax ? kPageTokens : kBlockRows;
+  if (b.biased && !softmax) SetOldestNorms(call, task, w);
   for (int token = task.token_begin; token < task.token_end;) {
     const int position = task.slice->context_tokens + token;
     const int next = token + most - position % most;
     b.token_begin = token;
     b.rows = (next < task.token_end ? next : task.token_end) - token;
     b.tokens = b.rows;
-    if (b.biased) {
-      b.last_page = (position + b.rows - 1) / kPageTokens;
-      SetOldestNorms(b, w);
-    }
     AttendBlock<kType>(b, softmax, w);
     token += b.rows;
   }

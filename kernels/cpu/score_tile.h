@@ -36,11 +36,40 @@ TAUSERVE_INLINE float FromBf16(uint16_t h) {
 
 inline constexpr float kNormSlack = 1 + 1e-4f;  // covers the rounding of a norm's sum
 
-// Stores row `r` of the block, times `sign`, in every form that is read.
+// 128 + the byte nearest to x * inverse. Whatever is not a number becomes some byte: its error is no number either, and
+// then nothing is proven.
+TAUSERVE_INLINE I ToOffsetByte(F x, float inverse) {
+  return ToI(Min(Max(x * inverse, Set1(-127.0f)), Set1(127.0f)) + 128.5f);
+}
+
+// Row `r` of the block in bytes, for the search of shadows.
+inline void StoreQueryBytes(int head_dim, int r, QueryBlock& to) {
+  const float* row = to.rows + r * head_dim;
+  F top{};
+  for (int d = 0; d < head_dim; d += kLanes) top = Max(Max(Load(row + d), -Load(row + d)), top);
+  const float largest = ReduceMax(top);
+  const float inverse = largest > 1e-30f && largest < 1e30f ? 127 / largest : 0;
+  const float scale = largest / 127;
+  F error{};
+  I sum{};
+  for (int d = 0; d < head_dim; d += kLanes) {
+    const F x = Load(row + d);
+    const I byte = ToOffsetByte(x, inverse) - 128;
+    StoreBytes(to.bytes + r * head_dim + d, byte);
+    const F rest = x - ToF(byte) * scale;
+    error = Fma(rest, rest, error);
+    sum += byte;
+  }
+  to.error[r] = __builtin_sqrtf(ReduceAdd(error)) * kNormSlack + 1e-6f * to.norm[r];
+  to.inverse_scale[r] = inverse;
+  to.byte_offset[r] = static_cast<int32_t>(128 * ReduceAdd(ToF(sum)));
+}
+
+// Stores row `r` of the block, times `sign`, as floats and as pairs where those are read.
 template <DataType kType>
 inline void StoreQuery(const float* q, float sign, int head_dim, int r, QueryBlock& to) {
   float* row = to.rows + r * head_dim;
-  F square{}, top{};
+  F square{};
   for (int d = 0; d < head_dim; d += kLanes) {
     F x = Load(q + d) * sign;
     if constexpr (kPaired<kType>) {
@@ -50,28 +79,8 @@ inline void StoreQuery(const float* q, float sign, int head_dim, int r, QueryBlo
     }
     Store(row + d, x);
     square = Fma(x, x, square);
-    top = Max(Max(x, -x), top);
   }
   to.norm[r] = __builtin_sqrtf(ReduceAdd(square)) * kNormSlack;
-  if constexpr (!kHasByteDot) return;
-  const float largest = ReduceMax(top);
-  const float inverse = largest > 1e-30f && largest < 1e30f ? 127 / largest : 0;
-  const float scale = largest / 127;
-  F error{};
-  I sum{};
-  for (int d = 0; d < head_dim; d += kLanes) {
-    const F x = Load(row + d);
-    // Whatever is not a number stays so in the error, and then nothing is proven.
-    const F scaled = Min(Max(x * inverse, Set1(-127.0f)), Set1(127.0f));
-    const I byte = ToI(scaled + 128.5f) - 128;
-    StoreBytes(to.bytes + r * head_dim + d, byte);
-    const F rest = x - ToF(byte) * scale;
-    error = Fma(rest, rest, error);
-    sum += byte;
-  }
-  to.error[r] = __builtin_sqrtf(ReduceAdd(error)) * kNormSlack + 1e-6f * to.norm[r];
-  to.inverse_scale[r] = inverse;
-  to.byte_offset[r] = static_cast<int32_t>(128 * ReduceAdd(ToF(sum)));
 }
 
 // acc += q . k for rows [row, row + R) of the block and part `part` of the 64 packed keys of `tile`.
@@ -157,13 +166,6 @@ TAUSERVE_INLINE void MaskTile(const RowState* rows, int first_key, Tile<R>& acc)
       acc[r][v] = Select(seen, acc[r][v], minus_infinity);
     }
   }
-}
-
-TAUSERVE_INLINE int NewestPosition(const RowState* rows) {
-  int newest = 0;
-  for (int r = 0; r < kTileRows; r++)
-    newest = rows[r].position > newest ? rows[r].position : newest;
-  return newest;
 }
 
 // Keys of page `page` that `row` sees.

@@ -24,9 +24,10 @@ struct Block {
   int tokens;      // rows a head
   int first_page;  // pages with a visible key: [first_page, last_page]
   int last_page;
-  int full_pages;  // of the slice: those have a shadow
-  bool biased;     // some row has a slope
-  bool prefill;    // one head, packed tiles pay
+  int full_pages;        // of the slice: those have a shadow
+  bool biased;           // some row has a slope
+  bool prefill;          // one head, packed tiles pay
+  int64_t visible_keys;  // summed over rows
   // Blocks of the statistics: 64 queries of a head, or all queries of each head.
   int groups;
   int first_group_rows;  // of one head
@@ -38,7 +39,11 @@ inline float Clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? 
 
 // Raises a row's floor from its candidates and drops those at or below it. Two Newton steps on the norm, from the right
 // of the candidates' root, so the gap stays an upper bound: the floor never passes tau.
-inline void RaiseFloor(RowState& row, float& floor, float* score, int32_t* key) {
+inline void RaiseFloor(Workspace& w, int r) {
+  RowState& row = w.rows[r];
+  float& floor = w.q.floor[r];
+  float* score = w.score + int64_t{r} * kCandidates;
+  int32_t* key = w.key + int64_t{r} * kCandidates;
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   float u = Clamp(row.factor * (row.max - floor), 0, 1);
   if (!(u > 0)) u = 1;
@@ -81,8 +86,7 @@ TAUSERVE_INLINE void RaiseMax(RowState& row, float& floor, float top) {
 inline void RaiseFloorIfDue(Workspace& w, int r) {
   RowState& row = w.rows[r];
   if (row.count < row.next) return;
-  RaiseFloor(row, w.q.floor[r], w.score + int64_t{r} * kCandidates,
-             w.key + int64_t{r} * kCandidates);
+  RaiseFloor(w, r);
   if (row.count >= kCandidates - kPageTokens) {
     // No room for a page's worth of hits: the dense path takes this row.
     row.wide = true;
@@ -168,6 +172,27 @@ inline uint32_t LiveTiles(const Block& b, const Workspace& w, int page, Attentio
   }
   stats.blocks_scored += __builtin_popcountll(groups);
   return tiles;
+}
+
+// Raw scores of rows [row, row + R) with the packed page to out + r * stride, -infinity where not visible if `masked`.
+template <DataType kType, int R>
+inline void ScorePage(const Block& b, const Workspace& w, int row, int page, bool masked,
+                      float* out, int64_t stride) {
+  for (int part = 0; part < kPageParts; part++) {
+    const int first_key = page * kPageTokens + part * kTileKeys;
+    Tile<R> acc;
+    StartTile<R>(w.q, row, first_key, acc);
+    ScoreTile<kType, R>(w.q, row, w.tile, b.call->kv.head_dim, part, acc);
+    if (masked) MaskTile<R>(w.rows + row, first_key, acc);
+    float* to = out + part * kTileKeys;
+    TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS Store(to + r * stride + v * kLanes, acc[r][v]); }
+  }
+}
+
+// Slots of a page that hold a key which the block's newest row sees; those behind may hold anything.
+inline int UsedSlots(const Block& b, const Workspace& w, int page) {
+  const int slots = w.rows[b.tokens - 1].position + 1 - page * kPageTokens;
+  return slots < kPageTokens ? slots : kPageTokens;
 }
 
 // Exact scores of a tile of rows with the packed page; hits are taken but for the keys in `taken`.
