@@ -6,10 +6,10 @@ namespace tauserve::cpu {
 namespace {
 
 // Blocks follow each other in a task and learn from the one before; but there have to be tasks for all threads.
-int TokensOfTask(const SequenceSlice& slice) {
+int TokensOfTask(const SequenceSlice& slice, int block) {
   constexpr int kTasks = 8;  // a head and slice
-  const int tokens = (slice.num_tokens + kTasks - 1) / kTasks;
-  return std::max(1024, (tokens + kBlockRows - 1) / kBlockRows * kBlockRows);
+  const int tokens = std::max(1024, (slice.num_tokens + kTasks - 1) / kTasks);
+  return (tokens + block - 1) / block * block;
 }
 
 // Keys that the task's rows see, heads with a distance bias at a fraction: they stop after a few pages.
@@ -65,12 +65,13 @@ void PlanAttention(const AttentionSpec& spec, absl::Span<const SequenceSlice> sl
       for (int head = first; head < end; head++) {
         task.head_begin = head;
         task.head_end = head + 1;
+        const int block = spec.alpha[head] == 1 ? kFlashRows : kSearchRows;
         for (task.token_begin = 0; task.token_begin < slice.num_tokens;
              task.token_begin = task.token_end) {
           const int position = slice.context_tokens + task.token_begin;
-          const int stretch = TokensOfTask(slice);
+          const int stretch = TokensOfTask(slice, block);
           task.token_end =
-              std::min(slice.num_tokens, task.token_begin + stretch - position % kBlockRows);
+              std::min(slice.num_tokens, task.token_begin + stretch - position % block);
           AddTask(spec, slice, task, tasks);
         }
       }

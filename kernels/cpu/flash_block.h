@@ -21,40 +21,45 @@ inline void FlashScoresByKey(const Block& b, const Workspace& w, int row, int pa
   }
 }
 
-// Scores become weights relative to the running maximum; the rows' sums and outputs are rescaled where it rose.
+// The running state of the block's rows. Their sums stay spread over lanes until the end.
+struct FlashRows {
+  float max[kPaddedRows];  // of scale * log2(e) * score, so far
+  alignas(64) float sum[kPaddedRows][kLanes];
+};
+
+// Scores become weights relative to the running maximum; a row's sum and output are rescaled where it rose.
 // row.factor is scale * log2(e) here.
 template <int R>
 inline void FlashWeights(const Workspace& w, int row, float (&p)[R][kPageTokens], int head_dim,
-                         float* max, float* sum) {
+                         FlashRows& state) {
   for (int r = 0; r < R; r++) {
     const float factor = w.rows[row + r].factor;
+    float& max = state.max[row + r];
     F top = Load(p[r]);
     for (int i = kLanes; i < kPageTokens; i += kLanes) top = Max(top, Load(p[r] + i));
-    const float t = ReduceMax(top) * factor;
-    if (t > max[row + r]) {
-      const float rescale = Exp2(Set1(max[row + r] - t))[0];
+    F sum = Load(state.sum[row + r]);
+    if (Greater(top * factor, Set1(max))) {
+      const float risen = ReduceMax(top) * factor;
+      const F rescale = Exp2(Set1(max - risen));
       float* out = w.accumulator + int64_t{row + r} * head_dim;
       for (int d = 0; d < head_dim; d += kLanes) Store(out + d, Load(out + d) * rescale);
-      sum[row + r] *= rescale;
-      max[row + r] = t;
+      sum *= rescale;
+      max = risen;
     }
-    F total{};
+    // Masked scores are -infinity: their weight is zero, also in a row that has seen no key yet (its max is -3e38).
     for (int i = 0; i < kPageTokens; i += kLanes) {
-      // A row that has seen no key yet has max -3e38 and scores of -infinity: weight 0.
-      const F x = Load(p[r] + i);
-      const F e = Exp2(Fma(x, Set1(factor), Set1(-max[row + r])));
-      const F weight = Select(Greater(x, Set1(-3e38f)), e, F{});
+      const F weight = Exp2(Fma(Load(p[r] + i), Set1(factor), Set1(-max)));
       Store(p[r] + i, weight);
-      total += weight;
+      sum += weight;
     }
-    sum[row + r] += ReduceAdd(total);
+    Store(state.sum[row + r], sum);
   }
 }
 
 // `values`: the page's values as floats; null: they are read as they lie.
 template <DataType kType, int R>
 inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots,
-                      const float* values, float* max, float* sum) {
+                      const float* values, FlashRows& state) {
   const int head_dim = b.call->kv.head_dim;
   alignas(64) float p[R][kPageTokens];
   if (b.prefill || kPacksFast) {
@@ -62,7 +67,7 @@ inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots
   } else {
     FlashScoresByKey<kType, R>(b, w, row, page, p);
   }
-  FlashWeights<R>(w, row, p, head_dim, max, sum);
+  FlashWeights<R>(w, row, p, head_dim, state);
   float* out = w.accumulator + int64_t{row} * head_dim;
   if (values) {
     AddTileValues<R>(p[0], kPageTokens, slots, values, head_dim, out);
@@ -72,13 +77,22 @@ inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots
   }
 }
 
+// Whether some row of the tile sees keys of the page.
+inline bool SeesPage(const RowState* rows, int page) {
+  const int first = page * kPageTokens;
+  for (int r = 0; r < kTileRows; r++) {
+    if (rows[r].position >= first && rows[r].first_key < first + kPageTokens) return true;
+  }
+  return false;
+}
+
 template <DataType kType>
 inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   const LayerKv& kv = b.call->kv;
-  float max[kPaddedRows], sum[kPaddedRows];
+  FlashRows state;
   for (int r = 0; r < b.tiles * kTileRows; r++) {
-    max[r] = -3e38f;
-    sum[r] = 0;
+    state.max[r] = -3e38f;
+    Store(state.sum[r], F{});
     w.q.floor[r] = -3e38f;
   }
   for (int64_t i = 0; i < int64_t{b.tiles} * kTileRows * kv.head_dim; i++) w.accumulator[i] = 0;
@@ -89,29 +103,24 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
         b.tiles > 2 ? PageValues<kType>(*b.call, *b.task, page, slots, w) : nullptr;
     for (int tile = 0; tile < b.tiles; tile++) {
       const int row = tile * kTileRows;
-      bool live = false;
-      for (int r = row; r < row + kTileRows && r < b.rows; r++) {
-        const int visible = VisibleKeys(w.rows[r], page);
-        stats.keys_scored += visible;
-        live |= visible > 0;
-      }
-      if (!live) continue;
+      if (!SeesPage(w.rows + row, page)) continue;
       const int rows = b.rows - row;
       if (rows <= 2) {
-        FlashTile<kType, 2>(b, w, row, page, slots, values, max, sum);
+        FlashTile<kType, 2>(b, w, row, page, slots, values, state);
       } else if (rows <= 4) {
-        FlashTile<kType, 4>(b, w, row, page, slots, values, max, sum);
+        FlashTile<kType, 4>(b, w, row, page, slots, values, state);
       } else {
-        FlashTile<kType, kTileRows>(b, w, row, page, slots, values, max, sum);
+        FlashTile<kType, kTileRows>(b, w, row, page, slots, values, state);
       }
     }
   }
   for (int r = 0; r < b.rows; r++) {
     float* out = w.accumulator + int64_t{r} * kv.head_dim;
-    const F normalize = Set1(1 / sum[r]);
+    const F normalize = Set1(1 / ReduceAdd(Load(state.sum[r])));
     for (int d = 0; d < kv.head_dim; d += kLanes) Store(out + d, Load(out + d) * normalize);
   }
   stats.support += b.visible_keys;
+  stats.keys_scored += b.visible_keys;
   const int64_t pages = b.last_page - b.first_page + 1;
   stats.pages_read += pages;
   stats.kv_bytes_read += 2 * pages * kv.block_bytes();

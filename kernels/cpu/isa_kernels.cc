@@ -80,8 +80,8 @@ void AttendBlock(Block& b, bool softmax, Workspace& w) {
   stats.keys_considered += b.visible_keys;
   int64_t blocks = 0;
   for (int group = 0; group < b.groups; group++) {
-    const int last = b.prefill && group + 1 < b.groups ? b.last_page - 1 : b.last_page;
-    const int from = b.prefill && group == 1 ? b.first_group_rows : 0;
+    const int last = b.prefill ? b.last_page - (b.groups - 1 - group) : b.last_page;
+    const int from = b.prefill && group > 0 ? b.first_group_rows + (group - 1) * kPageTokens : 0;
     blocks += last - w.rows[from].first_key / kPageTokens + 1;
   }
   stats.blocks_considered += blocks;
@@ -121,9 +121,9 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
     AttendBlock<kType>(b, softmax, w);
     return;
   }
-  // Blocks end where the positions are a multiple of the statistics' blocks, and of a half of that for biased heads,
-  // which see little beyond their diagonal.
-  const int most = b.biased && !softmax ? kPageTokens : kBlockRows;
+  // Blocks end where the positions are a multiple of the statistics' blocks. Biased heads see little beyond their
+  // diagonal: theirs are small.
+  const int most = softmax ? kFlashRows : b.biased ? kPageTokens : kSearchRows;
   if (b.biased && !softmax) SetOldestNorms(call, task, w);
   for (int token = task.token_begin; token < task.token_end;) {
     const int position = task.slice->context_tokens + token;

@@ -32,7 +32,10 @@ struct Block {
   int groups;
   int first_group_rows;  // of one head
 
-  int group_of(int row) const { return prefill ? row >= first_group_rows : row / tokens; }
+  int group_of(int row) const {
+    if (!prefill) return row / tokens;
+    return row < first_group_rows ? 0 : 1 + (row - first_group_rows) / kPageTokens;
+  }
 };
 
 inline float Clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
@@ -151,7 +154,7 @@ inline uint32_t LiveTiles(const Block& b, const Workspace& w, int page, Attentio
   if (!b.biased && w.rows[0].position >= last && w.rows[b.tokens - 1].first_key <= first) {
     stats.blocks_scored += b.groups;
     stats.keys_scored += int64_t{b.rows} * kPageTokens;
-    return (uint32_t{1} << b.tiles) - 1;
+    return ~uint32_t{0} >> (32 - b.tiles);
   }
   const float norm =
       b.biased ? b.call->kv.summary(b.task->slice->pages[page], b.task->kv_head).key_norm : 0;
