@@ -53,10 +53,12 @@ inline constexpr int kPaddedRows = (kBlockRows + kTileRows - 1) / kTileRows * kT
 inline constexpr int kPrefillTokens = 16;
 inline bool IsPrefill(const SequenceSlice& slice) { return slice.num_tokens >= kPrefillTokens; }
 inline constexpr int kGroupRows = 64;  // rows of such a task, at most
-// Candidates a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
+// Hits a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
 inline constexpr int kCandidates = 4096;
 // Keys that are scored for all rows of a block before the search, at most.
 inline constexpr int kMaxColumns = 3072;
+// Blocks of the statistics (64 queries of a head) that a block of rows touches, at most.
+inline constexpr int kMaxGroups = kBlockRows / kPageTokens + 1;
 
 // Query heads [head_begin, head_end) of one KV head at tokens [token_begin, token_end) of a slice (counted from its
 // first). Several heads: at most kGroupRows rows. One head: any number of tokens, worked off in blocks of kBlockRows.
@@ -93,11 +95,12 @@ struct RowState {
   int32_t position;
   int32_t first_key;  // visible keys are [first_key, position]
   float max;
-  float gap;        // u of entmax/weight.h, once solved
-  float normalize;  // 1 / sum of weights
-  int32_t count;    // candidates; once solved, keys with weight
-  int32_t next;     // count at which the floor is raised
-  int32_t raised;   // count when it last was
+  float gap;               // u of entmax/weight.h, once solved
+  float normalize;         // 1 / sum of weights
+  int32_t count;           // hits of the search; once solved, those with weight
+  int32_t column_support;  // columns with weight, once solved
+  int32_t next;            // count at which the floor is raised
+  int32_t raised;          // count when it last was
   bool wide;
 };
 
@@ -123,11 +126,16 @@ struct QueryBlock {
 // Keys that are scored for all rows of a block before the search: whole pages, then single keys.
 struct DenseColumns {
   int count = 0;
-  int pages = 0;              // whole pages, columns [0, 64 * pages)
-  int32_t* page = nullptr;    // [kMaxColumns / 64]
-  int32_t* key = nullptr;     // [kMaxColumns + 64]: position of each column's key
-  float* score = nullptr;     // [kPaddedRows][kMaxColumns]: raw scores, later weights
-  uint64_t* taken = nullptr;  // bit k of word p: key k of page p is a column
+  int pages = 0;                  // whole pages, columns [0, 64 * pages)
+  int32_t* page = nullptr;        // [kMaxColumns / 64]
+  int32_t* key = nullptr;         // [kMaxColumns + 64]: position of each column's key
+  float* score = nullptr;         // [kPaddedRows][kMaxColumns]: raw scores, later weights
+  uint64_t* taken = nullptr;      // bit k of word p: key k of page p is a column
+  int32_t* supporters = nullptr;  // [kMaxColumns]: sampled rows that give the column weight
+  // [kMaxGroups][kMaxColumns / 64]: bit a column: a row of the statistics' block gives it weight
+  uint64_t* attended = nullptr;
+
+  int padded() const { return (count + kPageTokens - 1) / kPageTokens * kPageTokens; }
 };
 
 // A worker's memory, allocated once.
@@ -135,15 +143,15 @@ struct Workspace {
   RowState rows[kPaddedRows];
   QueryBlock q;
   DenseColumns columns;
-  float* score = nullptr;        // [kBlockRows][kCandidates]: candidates' raw scores, later weights
-  int32_t* key = nullptr;        // [kBlockRows][kCandidates]: their positions
+  float* score = nullptr;        // [kSearchRows][kCandidates]: hits' raw scores, later weights
+  int32_t* key = nullptr;        // [kSearchRows][kCandidates]: their positions
   float* tile = nullptr;         // [head_dim][64]: keys of a page as the microkernel reads them
   int tile_page = -1;            // whose; -1: none
   float* values = nullptr;       // [64][head_dim]: values as floats
   float* dense = nullptr;        // [kDenseTiles * kTileRows][max_keys]: all scores of wide rows
   float* accumulator = nullptr;  // [kPaddedRows][head_dim]
   uint64_t* attended =
-      nullptr;  // [2][words]: bit a page: a row of the statistics' block gives it weight
+      nullptr;  // [kMaxGroups][words]: bit a page: a row of the statistics' block gives it weight
   uint8_t* supporters = nullptr;  // [max_keys]: sampled rows of the block that give a key weight
   int32_t* guess =
       nullptr;  // [max_keys]: keys that the last block's rows supported, best guess for the next

@@ -95,7 +95,29 @@ inline int ColumnRows(const Block& b, const DenseColumns& c, int column, bool va
   return n;
 }
 
-// Scores the columns and takes those above the rows' floors as candidates.
+// A row's maximum and floor from its columns: steps on the norm from `guess`, the gap of a row like it, for from wherever
+// such a step starts it ends right of the root. Returns what it came to.
+inline float FloorFromColumns(Workspace& w, int r, float guess) {
+  RowState& row = w.rows[r];
+  const float* score = w.columns.score + int64_t{r} * kMaxColumns;
+  F max = Set1(-__builtin_inff());
+  for (int i = 0; i < w.columns.padded(); i += kLanes) max = Max(Load(score + i), max);
+  RaiseMax(row, w.q.floor[r], ReduceMax(max));
+  if (row.max == -__builtin_inff()) return guess;
+  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
+  const RowScores scores = ScoresOf(w, r);
+  float u = guess;
+  for (int step = 0; step < 3; step++) {
+    const PowerSums sums = SumsAt(f, scores, u);
+    u = Clamp(entmax::NormNewton(f, sums, u), 0, 1);
+    if (sums.s0 > 0.8f && sums.s0 < 1.3f) break;
+  }
+  if (!(u > 0)) return 1;  // not a number
+  RaiseFloorTo(row, w.q.floor[r], u);
+  return u;
+}
+
+// Scores the columns for all rows and raises their floors.
 template <DataType kType>
 inline void SearchColumns(const Block& b, Workspace& w, AttentionStats& stats) {
   const DenseColumns& c = w.columns;
@@ -106,8 +128,7 @@ inline void SearchColumns(const Block& b, Workspace& w, AttentionStats& stats) {
   }
   stats.pages_read += c.pages;
   stats.kv_bytes_read += c.pages * b.call->kv.block_bytes();
-  int column = c.pages * kPageTokens;
-  for (; column < c.count; column += kPageTokens) {
+  for (int column = c.pages * kPageTokens; column < c.count; column += kPageTokens) {
     const std::byte* row[kPageTokens];
     const int n = ColumnRows(b, c, column, /*values=*/false, row);
     PackKeys<kType>(row, b.call->kv.head_dim, w.tile);
@@ -119,12 +140,8 @@ inline void SearchColumns(const Block& b, Workspace& w, AttentionStats& stats) {
     }
     stats.kv_bytes_read += n * b.call->kv.row_bytes();
   }
-  for (int r = 0; r < b.rows; r++) {
-    TakeHits(w, r, w.columns.score + int64_t{r} * kMaxColumns, column, 0, c.key);
-    if (w.rows[r].count > 0) {
-      RaiseFloor(w, r);
-    }
-  }
+  float guess = 1;
+  for (int r = 0; r < b.rows; r++) guess = FloorFromColumns(w, r, guess);
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

@@ -33,9 +33,11 @@ TAUSERVE_INLINE void MarkPage(uint64_t* attended, uint32_t page) {
 
 inline int AttendedWords(const Block& b) { return b.last_page / 64 + 1; }
 
-// The pages that a row's block of the statistics gives weight; those of several heads take turns.
+// The statistics' block that a row belongs to; those of several heads take turns.
+inline int GroupOf(const Block& b, int r) { return b.prefill ? b.group_of(r) : 0; }
+
 inline uint64_t* AttendedBy(const Block& b, const Workspace& w, int r) {
-  return w.attended + (b.prefill ? b.group_of(r) * AttendedWords(b) : 0);
+  return w.attended + GroupOf(b, r) * AttendedWords(b);
 }
 
 inline void FillNan(float* out, int n) {
@@ -45,49 +47,76 @@ inline void FillNan(float* out, int n) {
 // Rows whose supports are counted for the guess: one in so many.
 inline constexpr int kSampledRows = 4;
 
-// Threshold of a row whose candidates are complete: they become its support, with weights in place of scores. Without a
-// finite score its output is not a number.
-inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
-  RowState& row = w.rows[r];
-  float* score = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
-  if (row.count == 0) {
-    return FillNan(w.accumulator + int64_t{r} * b.call->kv.head_dim, b.call->kv.head_dim);
-  }
-  if (row.count != row.raised) RaiseFloor(w, r);
-  for (int i = 0; i < row.count; i += kLanes) {
-    Store(score + i, (Load(score + i) - row.max) * row.factor);
-  }
-  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
-  const float hi = row.factor * (row.max - w.q.floor[r]) * (1 + 1e-5f);
-  const Gap gap = SolveGap(f, score, row.count, hi);
-  row.gap = gap.u;
-  row.normalize = 1 / gap.sum;
-  const F normalize = Set1(row.normalize);
-  int n = 0;
-  for (int i = 0; i < row.count; i += kLanes) {
-    const F p = WeightOf(f, Load(score + i) + gap.u) * normalize;
-    const Mask m = FirstLanes(row.count - i) & Greater(p, F{});
-    n += Compress(m, p, LoadI(key + i), score + n, key + n);
-  }
-  row.count = n;
+// Adds hits with weight to the statistics and the guess.
+inline void MarkHits(const Block& b, Workspace& w, int r) {
+  const RowState& row = w.rows[r];
+  const int32_t* key = w.key + int64_t{r} * kCandidates;
   uint64_t* attended = AttendedBy(b, w, r);
   uint32_t marked =
       ~0u;  // neighbours are often of one page, and the same word would have to wait for itself
-  for (int i = 0; i < n; i++) {
+  for (int i = 0; i < row.count; i++) {
     const uint32_t page = static_cast<uint32_t>(key[i]) / kPageTokens;
     if (page != marked) MarkPage(attended, page);
     marked = page;
   }
-  if (b.prefill && r % kSampledRows == 0) {
-    int guesses = w.guess_count;  // no branches: who comes first can't be predicted
-    for (int i = 0; i < n; i++) {
-      w.guess[guesses] = key[i];
-      guesses += w.supporters[key[i]]++ == 0;
-    }
-    w.guess_count = guesses;
+  if (!b.prefill || r % kSampledRows != 0) return;
+  int guesses = w.guess_count;  // no branches: who comes first can't be predicted
+  for (int i = 0; i < row.count; i++) {
+    w.guess[guesses] = key[i];
+    guesses += w.supporters[key[i]]++ == 0;
   }
-  CountRow(gap, n, stats);
+  w.guess_count = guesses;
+}
+
+// The same for columns with weight.
+inline void MarkColumns(const Block& b, Workspace& w, int r, const RowScores& scores) {
+  RowState& row = w.rows[r];
+  DenseColumns& c = w.columns;
+  uint64_t* attended = c.attended + GroupOf(b, r) * (kMaxColumns / 64);
+  const bool sampled = r % kSampledRows == 0;
+  row.column_support = 0;
+  for (int64_t i = 0; i < scores.piece[0].n; i += 64) {
+    uint64_t bits = 0;
+    for (int l = 0; l < 64; l += kLanes) {
+      const F z = GapAbove(scores, Load(scores.piece[0].score + i + l), row.gap);
+      const Mask m = Greater(z, F{});
+      bits |= uint64_t{m} << l;
+      if (sampled) AddOnes(c.supporters + i + l, m);
+    }
+    attended[i / 64] |= bits;
+    row.column_support += __builtin_popcountll(bits);
+  }
+}
+
+// Threshold of a row whose scores are complete: the hits become those of its support, with weights in place of scores.
+// Without a finite score its output is not a number.
+inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
+  RowState& row = w.rows[r];
+  row.column_support = 0;
+  if (row.max == -__builtin_inff()) {
+    row.count = 0;
+    row.normalize = 0;
+    return FillNan(w.accumulator + int64_t{r} * b.call->kv.head_dim, b.call->kv.head_dim);
+  }
+  if (row.count != row.raised) RaiseFloor(w, r);
+  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
+  const float hi = row.factor * (row.max - w.q.floor[r]) * (1 + 1e-5f);
+  const RowScores scores = ScoresOf(w, r);
+  const Gap gap = SolveGap(f, scores, hi);
+  row.gap = gap.u;
+  row.normalize = 1 / gap.sum;
+  const F normalize = Set1(row.normalize);
+  float* score = w.score + int64_t{r} * kCandidates;
+  int32_t* key = w.key + int64_t{r} * kCandidates;
+  int n = 0;
+  for (int i = 0; i < row.count; i += kLanes) {
+    const F p = WeightOf(f, GapAbove(scores, Load(score + i), gap.u)) * normalize;
+    n += Compress(Greater(p, F{}), p, LoadI(key + i), score + n, key + n);
+  }
+  row.count = n;
+  MarkHits(b, w, r);
+  MarkColumns(b, w, r, scores);
+  CountRow(gap, n + row.column_support, stats);
 }
 
 template <DataType kType>
@@ -99,42 +128,47 @@ inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats
   stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
 }
 
-// The scores of the columns become weights; what is left of the row's support is not among the columns.
-inline void WeighColumns(Workspace& w, int r, int columns) {
-  RowState& row = w.rows[r];
+// Scores of a row's columns become weights.
+inline void WeighColumns(Workspace& w, int r) {
+  const RowState& row = w.rows[r];
   float* score = w.columns.score + int64_t{r} * kMaxColumns;
-  if (row.wide || row.count == 0) {
+  const int columns = w.columns.padded();
+  if (row.wide || row.column_support == 0) {
     for (int i = 0; i < columns; i += kLanes) Store(score + i, F{});
     return;
   }
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
+  const RowScores scores = ScoresOf(w, r);
   for (int i = 0; i < columns; i += kLanes) {
-    const F y = (Load(score + i) - row.max) * row.factor;
-    Store(score + i, WeightOf(f, y + row.gap) * row.normalize);
+    Store(score + i, WeightOf(f, GapAbove(scores, Load(score + i), row.gap)) * row.normalize);
   }
+}
+
+// Columns with weight join a row's hits.
+inline void TakeColumns(Workspace& w, int r) {
+  RowState& row = w.rows[r];
+  if (row.column_support == 0) return;
+  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
+  const float* column = w.columns.score + int64_t{r} * kMaxColumns;
   float* weight = w.score + int64_t{r} * kCandidates;
   int32_t* key = w.key + int64_t{r} * kCandidates;
-  int n = 0;
-  for (int i = 0; i < row.count; i++) {
-    if (w.columns.taken[key[i] / kPageTokens] >> key[i] % kPageTokens & 1) continue;
-    weight[n] = weight[i];
-    key[n++] = key[i];
+  const RowScores scores = ScoresOf(w, r);
+  for (int i = 0; i < w.columns.padded(); i += kLanes) {
+    const F p = WeightOf(f, GapAbove(scores, Load(column + i), row.gap)) * row.normalize;
+    const Mask m = Greater(p, F{});
+    if (m) {
+      row.count += Compress(m, p, LoadI(w.columns.key + i), weight + row.count, key + row.count);
+    }
   }
-  row.count = n;
 }
 
 template <DataType kType>
 inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats) {
   const DenseColumns& c = w.columns;
   const int head_dim = b.call->kv.head_dim;
-  const int padded = (c.count + kPageTokens - 1) / kPageTokens * kPageTokens;
   for (int r = 0; r < b.tiles * kTileRows; r++) {
-    if (r < b.rows) {
-      WeighColumns(w, r, padded);
-    } else {
-      float* score = w.columns.score + int64_t{r} * kMaxColumns;
-      for (int i = 0; i < padded; i += kLanes) Store(score + i, F{});
-    }
+    if (r >= b.rows) w.rows[r].column_support = 0;
+    WeighColumns(w, r);
   }
   for (int column = 0; column < c.count; column += kPageTokens) {
     const float* values;
@@ -179,18 +213,21 @@ inline void DenseScores(const Block& b, Workspace& w, int tile, int tiles, int64
 inline void DenseWeights(const Block& b, const RowState& row, float* scores, uint64_t* attended,
                          AttentionStats& stats) {
   const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
-  F max = Load(scores);
-  for (int64_t i = kLanes; i < n; i += kLanes) max = Max(max, Load(scores + i));
-  const float top = ReduceMax(max);
-  for (int64_t i = 0; i < n; i += kLanes) Store(scores + i, (Load(scores + i) - top) * row.factor);
+  F max = Set1(-__builtin_inff());
+  for (int64_t i = 0; i < n; i += kLanes) max = Max(Load(scores + i), max);
+  RowScores all;
+  all.piece[0] = {scores, n};
+  all.keys = row.position - row.first_key + 1;
+  all.max = ReduceMax(max);
+  all.factor = row.factor;
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
-  const Gap gap = SolveGap(f, scores, n, 1);
+  const Gap gap = SolveGap(f, all, 1);
   const F normalize = Set1(1 / gap.sum);
   int64_t support = 0;
   for (int64_t page = 0; page < n / kPageTokens; page++) {
     int in_page = 0;
     for (int64_t i = page * kPageTokens; i < (page + 1) * kPageTokens; i += kLanes) {
-      const F p = WeightOf(f, Load(scores + i) + gap.u) * normalize;
+      const F p = WeightOf(f, GapAbove(all, Load(scores + i), gap.u)) * normalize;
       Store(scores + i, p);
       in_page += __builtin_popcount(Greater(p, F{}));
     }
@@ -251,7 +288,25 @@ inline void FinishWideRows(const Block& b, Workspace& w, int from, int to, Atten
   }
 }
 
+// The pages of columns that rows of a statistics' block give weight.
+inline void MarkColumnPages(const Block& b, Workspace& w, int group) {
+  DenseColumns& c = w.columns;
+  uint64_t* columns = c.attended + group * (kMaxColumns / 64);
+  uint64_t* attended = w.attended + group * AttendedWords(b);
+  for (int i = 0; i < c.padded() / 64; i++) {
+    if (i < c.pages) {
+      if (columns[i]) MarkPage(attended, c.page[i]);
+    } else {
+      for (uint64_t bits = columns[i]; bits; bits &= bits - 1) {
+        MarkPage(attended, c.key[i * 64 + __builtin_ctzll(bits)] / kPageTokens);
+      }
+    }
+    columns[i] = 0;
+  }
+}
+
 inline void CountAttended(const Block& b, Workspace& w, int groups, AttentionStats& stats) {
+  for (int group = 0; group < groups; group++) MarkColumnPages(b, w, group);
   for (int i = 0; i < groups * AttendedWords(b); i++) {
     stats.blocks_attended += __builtin_popcountll(w.attended[i]);
     w.attended[i] = 0;
@@ -268,6 +323,11 @@ inline void KeepGuess(const Block& b, Workspace& w) {
     const int key = w.guess[i];
     if (w.supporters[key] >= least) w.guess[kept++] = key;
     w.supporters[key] = 0;
+  }
+  DenseColumns& c = w.columns;
+  for (int i = 0; i < c.padded(); i++) {
+    if (c.supporters[i] >= least) w.guess[kept++] = c.key[i];
+    c.supporters[i] = 0;
   }
   w.guess_count = kept;
 }
@@ -322,6 +382,7 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     w.q.floor[r] = r < b.rows && !row.wide ? -3e38f : __builtin_inff();
   }
   for (int64_t i = 0; i < int64_t{b.tiles} * kTileRows * head_dim; i++) w.accumulator[i] = 0;
+  w.columns.count = w.columns.pages = 0;
   SearchBlock<kType>(b, w, stats);
   stats.rows += b.rows;
   if (!b.prefill) {
@@ -340,13 +401,21 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   w.guess_count = 0;
   const int64_t support_before = stats.support, wide_before = stats.wide_rows;
   int64_t support = 0;
+  bool fits = true;  // all of a row's support in its list
   for (int r = 0; r < b.rows; r++) {
     if (w.rows[r].wide) continue;
     SolveRow(b, w, r, stats);
-    support += w.rows[r].count;
+    support += w.rows[r].column_support;
+    fits &= w.rows[r].count + w.rows[r].column_support <= kCandidates - kPageTokens;
   }
   // A key of a gather costs about as much as six columns of a product.
-  if (support * 6 > int64_t{b.rows} * w.columns.count) AddColumnValues<kType>(b, w, stats);
+  if (!fits || support * 6 > int64_t{b.rows} * w.columns.count) {
+    AddColumnValues<kType>(b, w, stats);
+  } else {
+    for (int r = 0; r < b.rows; r++) {
+      if (!w.rows[r].wide) TakeColumns(w, r);
+    }
+  }
   for (int r = 0; r < b.rows; r++) {
     if (!w.rows[r].wide && w.rows[r].count) GatherRow<kType>(b, w, r, stats);
   }

@@ -47,26 +47,50 @@ TAUSERVE_INLINE void AddPowers(const WeightFunction& f, F z, F& s0, F& s1, F& s2
   }
 }
 
+// A row's raw scores, in up to two pieces, and what makes them y = (score - max) * factor. A piece's length is a multiple
+// of 2 * kLanes; it is filled up with -infinity.
+struct RowScores {
+  struct Piece {
+    const float* score = nullptr;
+    int64_t n = 0;
+  };
+  Piece piece[2];
+  int64_t keys = 0;  // at most so many of them are scores
+  float max = 0;
+  float factor = 0;
+};
+
+// The weights' bases z = y + u, negative where there is no weight.
+TAUSERVE_INLINE F GapAbove(const RowScores& row, F score, float u) {
+  return Fma(score - row.max, Set1(row.factor), Set1(u));
+}
+
 template <Form kForm>
-inline PowerSums SumsOfForm(const WeightFunction& f, const float* y, int64_t n, float u) {
+inline PowerSums SumsOfForm(const WeightFunction& f, const RowScores& row, float u) {
   F a0{}, a1{}, a2{}, b0{}, b1{}, b2{};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    AddPowers<kForm>(f, Load(y + i) + u, a0, a1, a2);
-    AddPowers<kForm>(f, Load(y + i + kLanes) + u, b0, b1, b2);
-  }
-  for (; i < n; i += kLanes) {
-    const F z = Select(FirstLanes(n - i), Load(y + i) + u, F{});
-    AddPowers<kForm>(f, z, a0, a1, a2);
+  for (const RowScores::Piece& piece : row.piece) {
+    for (int64_t i = 0; i < piece.n; i += 2 * kLanes) {
+      AddPowers<kForm>(f, GapAbove(row, Load(piece.score + i), u), a0, a1, a2);
+      AddPowers<kForm>(f, GapAbove(row, Load(piece.score + i + kLanes), u), b0, b1, b2);
+    }
   }
   return {ReduceAdd(a0 + b0), ReduceAdd(a1 + b1), ReduceAdd(a2 + b2)};
 }
 
-// Power sums over y[0, n); up to kLanes - 1 elements beyond are read and ignored.
-inline PowerSums SumsAt(const WeightFunction& f, const float* y, int64_t n, float u) {
-  if (f.form == Form::kSquare) return SumsOfForm<Form::kSquare>(f, y, n, u);
-  if (f.form == Form::kLinear) return SumsOfForm<Form::kLinear>(f, y, n, u);
-  return SumsOfForm<Form::kGeneral>(f, y, n, u);
+inline PowerSums SumsAt(const WeightFunction& f, const RowScores& row, float u) {
+  if (f.form == Form::kSquare) return SumsOfForm<Form::kSquare>(f, row, u);
+  if (f.form == Form::kLinear) return SumsOfForm<Form::kLinear>(f, row, u);
+  return SumsOfForm<Form::kGeneral>(f, row, u);
+}
+
+inline void CountBins(const RowScores& row, entmax::Histogram& histogram) {
+  entmax::Clear(histogram);
+  for (const RowScores::Piece& piece : row.piece) {
+    for (int64_t i = 0; i < piece.n; i++) {
+      const float y = (piece.score[i] - row.max) * row.factor;
+      if (y > -1) histogram.count[entmax::BinOf(y)]++;
+    }
+  }
 }
 
 struct Gap {
@@ -75,34 +99,29 @@ struct Gap {
   int steps = 0;
 };
 
-// The gap of a row whose keys with weight are all among y[0, n), y <= 0 scaled and measured from the maximum. The root
-// is at most `hi`; where that says something, it is a floor's, which two steps on the norm have brought near the root.
-// Otherwise such steps give the start, or the histogram.
-inline Gap SolveGap(const WeightFunction& f, const float* y, int64_t n, float hi) {
-  entmax::Bracket bracket = entmax::WidestBracket(f, n);
+// The gap of a row whose keys with weight are all among its scores. The root is at most `hi`; where that says something,
+// it is a floor's, which steps on the norm have brought near the root. Otherwise such steps give the start, or the
+// histogram.
+inline Gap SolveGap(const WeightFunction& f, const RowScores& row, float hi) {
+  entmax::Bracket bracket = entmax::WidestBracket(f, row.keys);
   constexpr int64_t kLongRow = 256;
   if (hi < 0.999f && hi > bracket.lo) {
     bracket.hi = hi;
-  } else if (n > kLongRow) {
+  } else if (row.keys > kLongRow) {
     // Counting so many keys takes longer than the steps on the norm that it saves.
     float u = 1;
-    for (int step = 0; step < 2; step++) {
-      u = entmax::NormNewton(f, SumsAt(f, y, n, u), u);
-    }
+    for (int step = 0; step < 2; step++) u = entmax::NormNewton(f, SumsAt(f, row, u), u);
     u *= 1 + 1e-5f;
     if (u < 1 && u > bracket.lo) bracket.hi = u;
   } else {
     entmax::Histogram histogram;
-    entmax::Clear(histogram);
-    for (int64_t i = 0; i < n; i++) {
-      if (y[i] > -1) histogram.count[entmax::BinOf(y[i])]++;
-    }
+    CountBins(row, histogram);
     bracket = entmax::BracketFromHistogram(f, histogram, bracket);
   }
   Gap gap;
   gap.u = bracket.hi;
   while (true) {
-    const PowerSums sums = SumsAt(f, y, n, gap.u);
+    const PowerSums sums = SumsAt(f, row, gap.u);
     gap.sum = sums.s0;
     if (!(__builtin_fabsf(sums.s0 - 1) > entmax::kResidualTolerance) ||
         gap.steps == entmax::kMaxSteps) {

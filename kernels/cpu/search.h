@@ -40,38 +40,56 @@ struct Block {
 
 inline float Clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
 
-// Raises a row's floor from its candidates and drops those at or below it. Two Newton steps on the norm, from the right
-// of the candidates' root, so the gap stays an upper bound: the floor never passes tau.
-inline void RaiseFloor(Workspace& w, int r) {
-  RowState& row = w.rows[r];
-  float& floor = w.q.floor[r];
-  float* score = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
-  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
-  float u = Clamp(row.factor * (row.max - floor), 0, 1);
-  if (!(u > 0)) u = 1;
-  alignas(64) float y[kCandidates + kLanes];
-  for (int i = 0; i < row.count; i += kLanes) {
-    Store(y + i, (Load(score + i) - row.max) * row.factor);
+// A row's scores so far: its columns and its hits.
+inline RowScores ScoresOf(Workspace& w, int r) {
+  const RowState& row = w.rows[r];
+  float* hits = w.score + int64_t{r} * kCandidates;
+  for (int i = 0; i < 2 * kLanes; i += kLanes) {
+    Store(hits + row.count + i, Set1(-__builtin_inff()));
   }
-  for (int step = 0; step < 2; step++) {
-    const PowerSums sums = SumsAt(f, y, row.count, u);
-    if (!(sums.s0 > 1)) break;
-    const float next = entmax::NormNewton(f, sums, u);
-    if (!(next < u)) break;
-    u = next;
-  }
+  RowScores scores;
+  scores.piece[0] = {w.columns.score + int64_t{r} * kMaxColumns, w.columns.padded()};
+  scores.piece[1] = {hits, (row.count + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes)};
+  scores.keys = w.columns.count + row.count;
+  scores.max = row.max;
+  scores.factor = row.factor;
+  return scores;
+}
+
+// Raises a row's floor to what `u`, an upper bound of its gap, says.
+TAUSERVE_INLINE void RaiseFloorTo(const RowState& row, float& floor, float u) {
   u = u * (1 + 1e-5f) + 1e-6f;
   // A hair below, so that the rounding of raw scores can't lose a key.
   const float raised = row.max - u / row.factor - 2e-6f * __builtin_fabsf(row.max);
   if (raised > floor) floor = raised;
+}
+
+// Raises a row's floor from its scores so far, which are complete but for what is found later, and drops the hits at or
+// below it. Newton steps on the norm from the right of the root, so the gap stays an upper bound: the floor never passes
+// tau.
+inline void RaiseFloor(Workspace& w, int r) {
+  RowState& row = w.rows[r];
+  float& floor = w.q.floor[r];
+  const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
+  const RowScores scores = ScoresOf(w, r);
+  float u = Clamp(row.factor * (row.max - floor), 0, 1);
+  if (!(u > 0)) u = 1;
+  for (int step = 0; step < 2; step++) {
+    const PowerSums sums = SumsAt(f, scores, u);
+    if (!(sums.s0 > 1)) break;
+    const float next = entmax::NormNewton(f, sums, u);
+    if (!(next < u)) break;
+    u = next;
+    if (sums.s0 < 1.3f) break;
+  }
+  RaiseFloorTo(row, floor, u);
   const F bound = Set1(floor);
+  float* score = w.score + int64_t{r} * kCandidates;
+  int32_t* key = w.key + int64_t{r} * kCandidates;
   int kept = 0;
   for (int i = 0; i < row.count; i += kLanes) {
-    const F x = Load(score + i);
-    const I id = LoadI(key + i);
-    kept +=
-        Compress(FirstLanes(row.count - i) & Greater(x, bound), x, id, score + kept, key + kept);
+    const F x = Load(score + i);  // -infinity behind the last one
+    kept += Compress(Greater(x, bound), x, LoadI(key + i), score + kept, key + kept);
   }
   row.count = row.raised = kept;
   row.next = kept < 16 ? 32 : 2 * kept;
@@ -97,10 +115,9 @@ inline void RaiseFloorIfDue(Workspace& w, int r) {
   }
 }
 
-// Adds what is above the floor among `score[0, n)`, n a multiple of kLanes, to a row's candidates; the keys are
-// first_key.. or, if there is a list, key[0, n). There must be room for them.
-inline void TakeHits(Workspace& w, int r, const float* scores, int n, int first_key,
-                     const int32_t* keys) {
+// Adds what is above the floor among the scores of keys first_key + [0, n), n a multiple of kLanes, to a row's hits.
+// There must be room for them.
+inline void TakeHits(Workspace& w, int r, const float* scores, int n, int first_key) {
   RowState& row = w.rows[r];
   F max = Load(scores);
   for (int i = kLanes; i < n; i += kLanes) max = Max(max, Load(scores + i));
@@ -112,19 +129,9 @@ inline void TakeHits(Workspace& w, int r, const float* scores, int n, int first_
     const F x = Load(scores + i);
     const Mask above = Greater(x, bound);
     if (above) {
-      const I id = keys ? LoadI(keys + i) : Iota() + (first_key + i);
-      row.count += Compress(above, x, id, score + row.count, key + row.count);
+      row.count += Compress(above, x, Iota() + (first_key + i), score + row.count, key + row.count);
     }
   }
-}
-
-inline void TakeKey(Workspace& w, int r, float score, int key) {
-  if (!(score > w.q.floor[r])) return;
-  RowState& row = w.rows[r];
-  RaiseMax(row, w.q.floor[r], score);
-  w.score[int64_t{r} * kCandidates + row.count] = score;
-  w.key[int64_t{r} * kCandidates + row.count] = key;
-  row.count++;
 }
 
 // Whether some of the tile's rows see only a part of the page.
@@ -227,7 +234,7 @@ inline void SearchTile(const Block& b, Workspace& w, int tile, int page, uint64_
     TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS Store(&scores[r][v * kLanes], acc[r][v]); }
     for (; hit; hit &= hit - 1) {
       const int r = __builtin_ctz(hit);
-      TakeHits(w, row + r, scores[r], kTileKeys, first_key, nullptr);
+      TakeHits(w, row + r, scores[r], kTileKeys, first_key);
       RaiseFloorIfDue(w, row + r);
     }
   }
@@ -255,7 +262,7 @@ inline void SearchRows(const Block& b, Workspace& w, int page) {
     int n = 0;
     for (int key = from; key <= to; key++) scores[n++] = ScoreKey<kType>(b, w, r, key);
     while (n % kLanes) scores[n++] = -__builtin_inff();
-    TakeHits(w, r, scores, n, from, nullptr);
+    TakeHits(w, r, scores, n, from);
     RaiseFloorIfDue(w, r);
   }
 }
@@ -283,9 +290,37 @@ inline void SetByteFloors(const Block& b, Workspace& w, const PageSummary& page,
 // Candidate keys of a tile above which scoring all its keys is cheaper than each by itself.
 inline constexpr int kMaxSingles = 48;
 
+// Rows and keys of a page that are still to be scored one by one: row * kPageTokens + slot.
+struct PendingKeys {
+  int count = 0;
+  uint16_t at[kMaxSingles * (kPaddedRows / kTileRows)];
+};
+
+// Scores a page's pending keys; by now they have come from memory.
+template <DataType kType>
+inline void ScorePending(const Block& b, Workspace& w, int page, const PendingKeys& pending) {
+  const LayerKv& kv = b.call->kv;
+  const int head_dim = kv.head_dim;
+  const int64_t row_bytes = kv.row_bytes();
+  const std::byte* keys = kv.keys(b.task->slice->pages[page], b.task->kv_head);
+  for (int i = 0; i < pending.count; i++) {
+    const int r = pending.at[i] / kPageTokens, slot = pending.at[i] % kPageTokens;
+    const int key = page * kPageTokens + slot;
+    float score = DotKey<kType>(w.q.rows + r * head_dim, keys + slot * row_bytes, head_dim);
+    if (b.biased) score += w.q.slope[r] * (static_cast<float>(key) - w.q.position[r]);
+    RowState& row = w.rows[r];
+    // No branch on whether it is a hit: that can't be predicted.
+    w.score[int64_t{r} * kCandidates + row.count] = score;
+    w.key[int64_t{r} * kCandidates + row.count] = key;
+    row.count += score > w.q.floor[r];
+    if (__builtin_expect(score > row.max, 0)) RaiseMax(row, w.q.floor[r], score);
+    RaiseFloorIfDue(w, r);
+  }
+}
+
 template <DataType kType, int R>
 inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, uint64_t taken,
-                             const uint8_t* shadow, AttentionStats& stats) {
+                             const uint8_t* shadow, PendingKeys& pending, AttentionStats& stats) {
 #if TAUSERVE_ISA_LEVEL >= 3
   const int row = tile * kTileRows;
   I acc[R][kTileVectors];
@@ -315,23 +350,27 @@ inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, u
     above[r] = bits;
     candidates += __builtin_popcountll(bits);
   }
-  if ((b.prefill || kPacksFast) && candidates > kMaxSingles) {
+  const int64_t row_bytes = b.call->kv.row_bytes();
+  if (candidates > kMaxSingles) {
     if (w.tile_page != page) stats.kv_bytes_read += b.call->kv.block_bytes();
     PackPage<kType>(*b.call, *b.task, page, w);
     SearchTile<kType, R>(b, w, tile, page, taken);
     return;
   }
-  stats.kv_bytes_read += candidates * b.call->kv.row_bytes();
+  stats.kv_bytes_read += candidates * row_bytes;
+  const std::byte* keys = b.call->kv.keys(b.task->slice->pages[page], b.task->kv_head);
   for (; hit; hit &= hit - 1) {
-    const int r = row + __builtin_ctz(hit);
-    for (uint64_t bits = above[r - row]; bits; bits &= bits - 1) {
-      const int key = page * kPageTokens + __builtin_ctzll(bits);
-      TakeKey(w, r, ScoreKey<kType>(b, w, r, key), key);
+    const int r = __builtin_ctz(hit);
+    for (uint64_t bits = above[r]; bits; bits &= bits - 1) {
+      const int slot = __builtin_ctzll(bits);
+      for (int64_t at = 0; at < row_bytes; at += 64) {
+        __builtin_prefetch(keys + slot * row_bytes + at);
+      }
+      pending.at[pending.count++] = static_cast<uint16_t>((row + r) * kPageTokens + slot);
     }
-    RaiseFloorIfDue(w, r);
   }
 #else
-  (void)b, (void)w, (void)tile, (void)page, (void)taken, (void)shadow, (void)stats;
+  (void)b, (void)w, (void)tile, (void)page, (void)taken, (void)shadow, (void)pending, (void)stats;
 #endif
 }
 
@@ -351,17 +390,19 @@ inline void SearchPage(const Block& b, Workspace& w, int page, uint64_t taken,
     stats.kv_bytes_read += kv.shadow_bytes();
     SetByteFloors(b, w, kv.summary(id, b.task->kv_head), last_key);
     const uint8_t* shadow = kv.shadow(id, b.task->kv_head);
+    PendingKeys pending;
     for (; live; live &= live - 1) {
       const int tile = __builtin_ctz(live);
       const int rows = b.rows - tile * kTileRows;
       if (rows <= 2) {
-        SearchShadowTile<kType, 2>(b, w, tile, page, taken, shadow, stats);
+        SearchShadowTile<kType, 2>(b, w, tile, page, taken, shadow, pending, stats);
       } else if (rows <= 4) {
-        SearchShadowTile<kType, 4>(b, w, tile, page, taken, shadow, stats);
+        SearchShadowTile<kType, 4>(b, w, tile, page, taken, shadow, pending, stats);
       } else {
-        SearchShadowTile<kType, kTileRows>(b, w, tile, page, taken, shadow, stats);
+        SearchShadowTile<kType, kTileRows>(b, w, tile, page, taken, shadow, pending, stats);
       }
     }
+    ScorePending<kType>(b, w, page, pending);
     return;
   }
   stats.kv_bytes_read += kv.block_bytes();

@@ -128,6 +128,16 @@ TAUSERVE_INLINE int Compress(Mask m, F x, I id, float* s, int32_t* ids) {
 
 #endif
 
+// Counts one for each chosen lane.
+TAUSERVE_INLINE void AddOnes(int32_t* counts, Mask m) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  const __m512i c = _mm512_loadu_si512(counts);
+  _mm512_storeu_si512(counts, _mm512_mask_add_epi32(c, m, c, _mm512_set1_epi32(1)));
+#else
+  for (int l = 0; l < kLanes; l++) counts[l] += m >> l & 1;
+#endif
+}
+
 // kLanes bfloat16.
 TAUSERVE_INLINE F LoadBf16(const uint16_t* p) {
 #if TAUSERVE_ISA_LEVEL >= 2

@@ -15,13 +15,15 @@ WorkerMemory::WorkerMemory(int head_dim, int64_t max_keys) {
   w_.columns.key = Ints(kMaxColumns + kPageTokens);
   w_.columns.score = Floats(int64_t{kPaddedRows} * kMaxColumns);
   w_.columns.taken = Words(pages);
+  w_.columns.supporters = Ints(kMaxColumns);
+  w_.columns.attended = Words(kMaxGroups * (kMaxColumns / 64));
   w_.score = Floats(int64_t{kSearchRows} * kCandidates);
   w_.key = Ints(int64_t{kSearchRows} * kCandidates);
   w_.tile = Floats(kPageTokens * head_dim);
   w_.values = Floats(kPageTokens * head_dim);
   w_.dense = Floats(kDenseTiles * kTileRows * max_keys);
   w_.accumulator = Floats(kPaddedRows * head_dim);
-  w_.attended = Words((kBlockRows / kPageTokens + 1) * (pages / 64 + 1));
+  w_.attended = Words(kMaxGroups * (pages / 64 + 1));
   w_.supporters = reinterpret_cast<uint8_t*>(Ints(max_keys / 4));
   w_.guess = Ints(max_keys);
   w_.oldest_norm = Floats(pages);
