@@ -54,9 +54,12 @@ inline constexpr int kPrefillTokens = 16;
 inline bool IsPrefill(const SequenceSlice& slice) { return slice.num_tokens >= kPrefillTokens; }
 inline constexpr int kGroupRows = 64;  // rows of such a task, at most
 // Hits a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
-inline constexpr int kCandidates = 4096;
+inline constexpr int kMaxHits = 4096;
+// Rows lie an odd number of cache lines apart, or those of a block would fall into a few sets of the cache.
+inline constexpr int kHitStride = kMaxHits + 16;
 // Keys that are scored for all rows of a block before the search, at most.
 inline constexpr int kMaxColumns = 3072;
+inline constexpr int kColumnStride = kMaxColumns + 16;
 // Blocks of the statistics (64 queries of a head) that a block of rows touches, at most.
 inline constexpr int kMaxGroups = kBlockRows / kPageTokens + 1;
 
@@ -129,12 +132,13 @@ struct DenseColumns {
   int pages = 0;                  // whole pages, columns [0, 64 * pages)
   int32_t* page = nullptr;        // [kMaxColumns / 64]
   int32_t* key = nullptr;         // [kMaxColumns + 64]: position of each column's key
-  float* score = nullptr;         // [kPaddedRows][kMaxColumns]: raw scores, later weights
+  float* score = nullptr;         // [kPaddedRows][kColumnStride]: raw scores, later weights
   uint64_t* taken = nullptr;      // bit k of word p: key k of page p is a column
   int32_t* supporters = nullptr;  // [kMaxColumns]: sampled rows that give the column weight
   // [kMaxGroups][kMaxColumns / 64]: bit a column: a row of the statistics' block gives it weight
   uint64_t* attended = nullptr;
 
+  float* row(int r) const { return score + int64_t{r} * kColumnStride; }
   int padded() const { return (count + kPageTokens - 1) / kPageTokens * kPageTokens; }
 };
 
@@ -143,8 +147,8 @@ struct Workspace {
   RowState rows[kPaddedRows];
   QueryBlock q;
   DenseColumns columns;
-  float* score = nullptr;        // [kSearchRows][kCandidates]: hits' raw scores, later weights
-  int32_t* key = nullptr;        // [kSearchRows][kCandidates]: their positions
+  float* score = nullptr;        // [kSearchRows][kHitStride]: hits' raw scores, later weights
+  int32_t* key = nullptr;        // [kSearchRows][kHitStride]: their positions
   float* tile = nullptr;         // [head_dim][64]: keys of a page as the microkernel reads them
   int tile_page = -1;            // whose; -1: none
   float* values = nullptr;       // [64][head_dim]: values as floats
@@ -160,6 +164,9 @@ struct Workspace {
   float* oldest_norm = nullptr;     // [pages]: largest key norm of that page and all older ones
   int64_t max_keys = 0;             // a multiple of kPageTokens
   AttentionStats* stats = nullptr;  // [slices of the step]
+
+  float* hit_scores(int r) const { return score + int64_t{r} * kHitStride; }
+  int32_t* hit_keys(int r) const { return key + int64_t{r} * kHitStride; }
 };
 
 inline constexpr int kDenseTiles = 4;  // tiles of wide rows that are finished together, at most

@@ -69,17 +69,17 @@ inline void ScoreColumns(const Block& b, Workspace& w, int column, int page, boo
     constexpr int R = kTileRows;
     const int row = tile * R;
     const RowState* rows = w.rows + row;
-    float* to = w.columns.score + int64_t{row} * kMaxColumns + column;
+    float* to = w.columns.row(row) + column;
     if (!single_keys && rows[R - 1].position < page * kPageTokens) {
       TAUSERVE_TILE_ROWS {
         for (int i = 0; i < kPageTokens; i += kLanes) {
-          Store(to + r * kMaxColumns + i, Set1(-__builtin_inff()));
+          Store(to + r * kColumnStride + i, Set1(-__builtin_inff()));
         }
       }
       continue;
     }
     const bool masked = !single_keys && NeedsMask(rows, page);
-    ScorePage<kType, R>(b, w, row, page, masked, to, kMaxColumns);
+    ScorePage<kType, R>(b, w, row, page, masked, to, kColumnStride);
   }
 }
 
@@ -99,7 +99,7 @@ inline int ColumnRows(const Block& b, const DenseColumns& c, int column, bool va
 // such a step starts it ends right of the root. Returns what it came to.
 inline float FloorFromColumns(Workspace& w, int r, float guess) {
   RowState& row = w.rows[r];
-  const float* score = w.columns.score + int64_t{r} * kMaxColumns;
+  const float* score = w.columns.row(r);
   F max = Set1(-__builtin_inff());
   for (int i = 0; i < w.columns.padded(); i += kLanes) max = Max(Load(score + i), max);
   RaiseMax(row, w.q.floor[r], ReduceMax(max));
@@ -135,7 +135,7 @@ inline void SearchColumns(const Block& b, Workspace& w, AttentionStats& stats) {
     w.tile_page = -1;
     ScoreColumns<kType>(b, w, column, 0, /*single_keys=*/true);
     for (int r = 0; r < b.rows; r++) {
-      float* score = w.columns.score + int64_t{r} * kMaxColumns + column;
+      float* score = w.columns.row(r) + column;
       for (int i = n; i < kPageTokens; i++) score[i] = -__builtin_inff();
     }
     stats.kv_bytes_read += n * b.call->kv.row_bytes();

@@ -50,7 +50,7 @@ inline constexpr int kSampledRows = 4;
 // Adds hits with weight to the statistics and the guess.
 inline void MarkHits(const Block& b, Workspace& w, int r) {
   const RowState& row = w.rows[r];
-  const int32_t* key = w.key + int64_t{r} * kCandidates;
+  const int32_t* key = w.hit_keys(r);
   uint64_t* attended = AttendedBy(b, w, r);
   uint32_t marked =
       ~0u;  // neighbours are often of one page, and the same word would have to wait for itself
@@ -98,7 +98,6 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
     row.normalize = 0;
     return FillNan(w.accumulator + int64_t{r} * b.call->kv.head_dim, b.call->kv.head_dim);
   }
-  if (row.count != row.raised) RaiseFloor(w, r);
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   const float hi = row.factor * (row.max - w.q.floor[r]) * (1 + 1e-5f);
   const RowScores scores = ScoresOf(w, r);
@@ -106,8 +105,8 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
   row.gap = gap.u;
   row.normalize = 1 / gap.sum;
   const F normalize = Set1(row.normalize);
-  float* score = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
+  float* score = w.hit_scores(r);
+  int32_t* key = w.hit_keys(r);
   int n = 0;
   for (int i = 0; i < row.count; i += kLanes) {
     const F p = WeightOf(f, GapAbove(scores, Load(score + i), gap.u)) * normalize;
@@ -122,8 +121,7 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
 template <DataType kType>
 inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats) {
   const RowState& row = w.rows[r];
-  GatherValues<kType>(*b.call, *b.task, w.score + int64_t{r} * kCandidates,
-                      w.key + int64_t{r} * kCandidates, row.count,
+  GatherValues<kType>(*b.call, *b.task, w.hit_scores(r), w.hit_keys(r), row.count,
                       w.accumulator + int64_t{r} * b.call->kv.head_dim);
   stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
 }
@@ -131,7 +129,7 @@ inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats
 // Scores of a row's columns become weights.
 inline void WeighColumns(Workspace& w, int r) {
   const RowState& row = w.rows[r];
-  float* score = w.columns.score + int64_t{r} * kMaxColumns;
+  float* score = w.columns.row(r);
   const int columns = w.columns.padded();
   if (row.wide || row.column_support == 0) {
     for (int i = 0; i < columns; i += kLanes) Store(score + i, F{});
@@ -149,9 +147,9 @@ inline void TakeColumns(Workspace& w, int r) {
   RowState& row = w.rows[r];
   if (row.column_support == 0) return;
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
-  const float* column = w.columns.score + int64_t{r} * kMaxColumns;
-  float* weight = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
+  const float* column = w.columns.row(r);
+  float* weight = w.hit_scores(r);
+  int32_t* key = w.hit_keys(r);
   const RowScores scores = ScoresOf(w, r);
   for (int i = 0; i < w.columns.padded(); i += kLanes) {
     const F p = WeightOf(f, GapAbove(scores, Load(column + i), row.gap)) * row.normalize;
@@ -187,8 +185,8 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
     stats.kv_bytes_read += slots * b.call->kv.row_bytes();
     for (int tile = 0; tile < b.tiles; tile++) {
       if (w.rows[tile * kTileRows + kTileRows - 1].position < first) continue;
-      AddTileValues<kTileRows>(w.columns.score + int64_t{tile} * kTileRows * kMaxColumns + column,
-                               kMaxColumns, slots, values, head_dim,
+      AddTileValues<kTileRows>(w.columns.row(tile * kTileRows) + column, kColumnStride, slots,
+                               values, head_dim,
                                w.accumulator + int64_t{tile} * kTileRows * head_dim);
     }
   }
@@ -406,7 +404,7 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     if (w.rows[r].wide) continue;
     SolveRow(b, w, r, stats);
     support += w.rows[r].column_support;
-    fits &= w.rows[r].count + w.rows[r].column_support <= kCandidates - kPageTokens;
+    fits &= w.rows[r].count + w.rows[r].column_support <= kMaxHits - kPageTokens;
   }
   // A key of a gather costs about as much as six columns of a product.
   if (!fits || support * 6 > int64_t{b.rows} * w.columns.count) {

@@ -33,7 +33,7 @@ void LoadRows(const Block& b, bool softmax, Workspace& w) {
     const float magnitude = vanishes ? 1.0f : __builtin_fabsf(scale);
     const float sign = vanishes ? 0.0f : scale < 0 ? -1.0f : 1.0f;
     StoreQuery<kType>(q, sign, spec.head_dim, r, w.q);
-    if (kHasByteDot && !softmax) StoreQueryBytes(spec.head_dim, r, w.q);
+    if (kHasByteDot && !softmax && !b.scores_few()) StoreQueryBytes(spec.head_dim, r, w.q);
     RowState& row = w.rows[r];
     row.alpha = call.alpha[head];
     row.factor = magnitude * (softmax ? 1.44269504f : row.alpha - 1);

@@ -83,41 +83,17 @@ inline PowerSums SumsAt(const WeightFunction& f, const RowScores& row, float u) 
   return SumsOfForm<Form::kGeneral>(f, row, u);
 }
 
-inline void CountBins(const RowScores& row, entmax::Histogram& histogram) {
-  entmax::Clear(histogram);
-  for (const RowScores::Piece& piece : row.piece) {
-    for (int64_t i = 0; i < piece.n; i++) {
-      const float y = (piece.score[i] - row.max) * row.factor;
-      if (y > -1) histogram.count[entmax::BinOf(y)]++;
-    }
-  }
-}
-
 struct Gap {
   float u = 0;
   float sum = 0;  // of weights at u; they are divided by it
   int steps = 0;
 };
 
-// The gap of a row whose keys with weight are all among its scores. The root is at most `hi`; where that says something,
-// it is a floor's, which steps on the norm have brought near the root. Otherwise such steps give the start, or the
-// histogram.
+// The gap of a row whose keys with weight are all among its scores. The root is at most `hi`: a floor's, which is near,
+// or 1. From far, Newton's step on the norm gets nearer than Halley's.
 inline Gap SolveGap(const WeightFunction& f, const RowScores& row, float hi) {
   entmax::Bracket bracket = entmax::WidestBracket(f, row.keys);
-  constexpr int64_t kLongRow = 256;
-  if (hi < 0.999f && hi > bracket.lo) {
-    bracket.hi = hi;
-  } else if (row.keys > kLongRow) {
-    // Counting so many keys takes longer than the steps on the norm that it saves.
-    float u = 1;
-    for (int step = 0; step < 2; step++) u = entmax::NormNewton(f, SumsAt(f, row, u), u);
-    u *= 1 + 1e-5f;
-    if (u < 1 && u > bracket.lo) bracket.hi = u;
-  } else {
-    entmax::Histogram histogram;
-    CountBins(row, histogram);
-    bracket = entmax::BracketFromHistogram(f, histogram, bracket);
-  }
+  if (hi < bracket.hi && hi > bracket.lo) bracket.hi = hi;
   Gap gap;
   gap.u = bracket.hi;
   while (true) {
@@ -127,7 +103,8 @@ inline Gap SolveGap(const WeightFunction& f, const RowScores& row, float hi) {
         gap.steps == entmax::kMaxSteps) {
       return gap;
     }
-    const float next = entmax::NextGap(f, sums, gap.u, bracket);
+    const float next =
+        sums.s0 > 2 ? entmax::NormNewton(f, sums, gap.u) : entmax::NextGap(f, sums, gap.u, bracket);
     if (next == gap.u) return gap;
     gap.u = next;
     gap.steps++;

@@ -32,6 +32,8 @@ struct Block {
   int groups;
   int first_group_rows;  // of one head
 
+  // Its distance bound leaves a prefill block with a bias few pages to score: bytes for its queries don't pay.
+  bool scores_few() const { return prefill && biased; }
   int group_of(int row) const {
     if (!prefill) return row / tokens;
     return row < first_group_rows ? 0 : 1 + (row - first_group_rows) / kPageTokens;
@@ -43,12 +45,12 @@ inline float Clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? 
 // A row's scores so far: its columns and its hits.
 inline RowScores ScoresOf(Workspace& w, int r) {
   const RowState& row = w.rows[r];
-  float* hits = w.score + int64_t{r} * kCandidates;
+  float* hits = w.hit_scores(r);
   for (int i = 0; i < 2 * kLanes; i += kLanes) {
     Store(hits + row.count + i, Set1(-__builtin_inff()));
   }
   RowScores scores;
-  scores.piece[0] = {w.columns.score + int64_t{r} * kMaxColumns, w.columns.padded()};
+  scores.piece[0] = {w.columns.row(r), w.columns.padded()};
   scores.piece[1] = {hits, (row.count + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes)};
   scores.keys = w.columns.count + row.count;
   scores.max = row.max;
@@ -84,8 +86,8 @@ inline void RaiseFloor(Workspace& w, int r) {
   }
   RaiseFloorTo(row, floor, u);
   const F bound = Set1(floor);
-  float* score = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
+  float* score = w.hit_scores(r);
+  int32_t* key = w.hit_keys(r);
   int kept = 0;
   for (int i = 0; i < row.count; i += kLanes) {
     const F x = Load(score + i);  // -infinity behind the last one
@@ -93,7 +95,7 @@ inline void RaiseFloor(Workspace& w, int r) {
   }
   row.count = row.raised = kept;
   row.next = kept < 16 ? 32 : 2 * kept;
-  if (row.next > kCandidates - kPageTokens) row.next = kCandidates - kPageTokens;
+  if (row.next > kMaxHits - kPageTokens) row.next = kMaxHits - kPageTokens;
 }
 
 // No key of weight is more than 1 / factor below the largest.
@@ -108,7 +110,7 @@ inline void RaiseFloorIfDue(Workspace& w, int r) {
   RowState& row = w.rows[r];
   if (row.count < row.next) return;
   RaiseFloor(w, r);
-  if (row.count >= kCandidates - kPageTokens) {
+  if (row.count >= kMaxHits - kPageTokens) {
     // No room for a page's worth of hits: the dense path takes this row.
     row.wide = true;
     w.q.floor[r] = __builtin_inff();
@@ -122,8 +124,8 @@ inline void TakeHits(Workspace& w, int r, const float* scores, int n, int first_
   F max = Load(scores);
   for (int i = kLanes; i < n; i += kLanes) max = Max(max, Load(scores + i));
   RaiseMax(row, w.q.floor[r], ReduceMax(max));
-  float* score = w.score + int64_t{r} * kCandidates;
-  int32_t* key = w.key + int64_t{r} * kCandidates;
+  float* score = w.hit_scores(r);
+  int32_t* key = w.hit_keys(r);
   const F bound = Set1(w.q.floor[r]);
   for (int i = 0; i < n; i += kLanes) {
     const F x = Load(scores + i);
@@ -310,8 +312,8 @@ inline void ScorePending(const Block& b, Workspace& w, int page, const PendingKe
     if (b.biased) score += w.q.slope[r] * (static_cast<float>(key) - w.q.position[r]);
     RowState& row = w.rows[r];
     // No branch on whether it is a hit: that can't be predicted.
-    w.score[int64_t{r} * kCandidates + row.count] = score;
-    w.key[int64_t{r} * kCandidates + row.count] = key;
+    w.hit_scores(r)[row.count] = score;
+    w.hit_keys(r)[row.count] = key;
     row.count += score > w.q.floor[r];
     if (__builtin_expect(score > row.max, 0)) RaiseMax(row, w.q.floor[r], score);
     RaiseFloorIfDue(w, r);
@@ -386,7 +388,7 @@ inline void SearchPage(const Block& b, Workspace& w, int page, uint64_t taken,
   const int last_key = page * kPageTokens + kPageTokens - 1;
   const bool whole = w.rows[0].position >= last_key &&
                      w.rows[b.tokens - 1].first_key <= page * kPageTokens;  // to all rows
-  if (kHasByteDot && whole && page < b.full_pages) {
+  if (kHasByteDot && whole && page < b.full_pages && !b.scores_few()) {
     stats.kv_bytes_read += kv.shadow_bytes();
     SetByteFloors(b, w, kv.summary(id, b.task->kv_head), last_key);
     const uint8_t* shadow = kv.shadow(id, b.task->kv_head);

@@ -13,12 +13,12 @@ WorkerMemory::WorkerMemory(int head_dim, int64_t max_keys) {
   w_.q.bytes = reinterpret_cast<int8_t*>(Floats(kPaddedRows * head_dim / 4));
   w_.columns.page = Ints(kMaxColumns / kPageTokens);
   w_.columns.key = Ints(kMaxColumns + kPageTokens);
-  w_.columns.score = Floats(int64_t{kPaddedRows} * kMaxColumns);
+  w_.columns.score = Floats(int64_t{kPaddedRows} * kColumnStride);
   w_.columns.taken = Words(pages);
   w_.columns.supporters = Ints(kMaxColumns);
   w_.columns.attended = Words(kMaxGroups * (kMaxColumns / 64));
-  w_.score = Floats(int64_t{kSearchRows} * kCandidates);
-  w_.key = Ints(int64_t{kSearchRows} * kCandidates);
+  w_.score = Floats(int64_t{kSearchRows} * kHitStride);
+  w_.key = Ints(int64_t{kSearchRows} * kHitStride);
   w_.tile = Floats(kPageTokens * head_dim);
   w_.values = Floats(kPageTokens * head_dim);
   w_.dense = Floats(kDenseTiles * kTileRows * max_keys);

@@ -5,7 +5,8 @@
 // model on one of its 64k prompts, cut to N tokens, its heads one by one; <heads> are all, alibi, narrow (mean support
 // under 150 keys) or wide. The softmax peer has neither ALiBi nor entmax's query scaling to compute: it is what a user of
 // a softmax model runs. Times are of one head's whole sequence (prefill) or of one token (decode). At the end come the
-// ratios of medians, entmax to softmax. Environment: TAUSERVE_BENCH_THREADS (1), TAUSERVE_BENCH_KV (bfloat16 or float32).
+// ratios of medians, entmax to softmax. Environment: TAUSERVE_BENCH_THREADS (1), TAUSERVE_BENCH_KV (bfloat16 or float32),
+// TAUSERVE_BENCH_REPETITIONS (3).
 // Run in the repository's root, or with TAUSERVE_MODEL naming the model's folder and TAUSERVE_PROMPTS its prompts.
 #include <benchmark/benchmark.h>
 
@@ -257,7 +258,7 @@ void Register(const std::string& name, const std::function<void(benchmark::State
                                  [run, softmax](benchmark::State& s) { run(s, softmax); })
         ->UseManualTime()
         ->Iterations(1)
-        ->Repetitions(3)
+        ->Repetitions(std::atoi(Environment("TAUSERVE_BENCH_REPETITIONS", "3").c_str()))
         ->ReportAggregatesOnly(false)
         ->Unit(benchmark::kMillisecond);
   }
