@@ -12,11 +12,22 @@ namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 template <DataType kType, int R>
 inline void FlashScoresByKey(const Block& b, const Workspace& w, int row, int page,
                              float (&scores)[R][kPageTokens]) {
+  const LayerKv& kv = b.call->kv;
+  const int64_t row_bytes = kv.row_bytes();
+  const int first = page * kPageTokens;
+  const std::byte* keys = kv.keys(b.task->slice->pages[page], b.task->kv_head);
   for (int r = 0; r < R; r++) {
-    for (int i = 0; i < kPageTokens; i++) {
-      const int key = page * kPageTokens + i;
-      const bool seen = key <= w.rows[row + r].position && key >= w.rows[row + r].first_key;
-      scores[r][i] = seen ? ScoreKey<kType>(b, w, row + r, key) : -__builtin_inff();
+    const RowState& state = w.rows[row + r];
+    const float* q = w.q.rows + (row + r) * kv.head_dim;
+    const float slope = w.q.slope[row + r];
+    const int from = state.first_key > first ? state.first_key - first : 0;
+    const int to = state.position - first < kPageTokens ? state.position - first + 1 : kPageTokens;
+    for (int i = 0; i < kPageTokens; i += kLanes) {
+      Store(scores[r] + i, Set1(-__builtin_inff()));
+    }
+    for (int i = from; i < to; i++) {
+      scores[r][i] = DotKey<kType>(q, keys + i * row_bytes, kv.head_dim) +
+                     slope * static_cast<float>(first + i - state.position);
     }
   }
 }
@@ -56,13 +67,16 @@ inline void FlashWeights(const Workspace& w, int row, float (&p)[R][kPageTokens]
   }
 }
 
+// Whether the block's scores come from packed pages; for one row that takes longer than key by key.
+inline bool Packs(const Block& b) { return b.prefill || (kPacksFast && b.rows > 1); }
+
 // `values`: the page's values as floats; null: they are read as they lie.
 template <DataType kType, int R>
 inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots,
                       const float* values, FlashRows& state) {
   const int head_dim = b.call->kv.head_dim;
   alignas(64) float p[R][kPageTokens];
-  if (b.prefill || kPacksFast) {
+  if (Packs(b)) {
     ScorePage<kType, R>(b, w, row, page, NeedsMask(w.rows + row, page), p[0], kPageTokens);
   } else {
     FlashScoresByKey<kType, R>(b, w, row, page, p);
@@ -86,6 +100,13 @@ inline bool SeesPage(const RowState* rows, int page) {
   return false;
 }
 
+// Decoding streams through memory: asks for a page's keys and values.
+inline void PrefetchPage(const Block& b, int page) {
+  const LayerKv& kv = b.call->kv;
+  const std::byte* keys = kv.keys(b.task->slice->pages[page], b.task->kv_head);
+  for (size_t at = 0; at < 2 * kv.block_bytes(); at += 64) __builtin_prefetch(keys + at, 0, 2);
+}
+
 template <DataType kType>
 inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   const LayerKv& kv = b.call->kv;
@@ -96,16 +117,19 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     w.q.floor[r] = -3e38f;
   }
   for (int64_t i = 0; i < int64_t{b.tiles} * kTileRows * kv.head_dim; i++) w.accumulator[i] = 0;
-  for (int page = b.last_page; page >= b.first_page; page--) {
+  for (int page = b.first_page; page <= b.last_page; page++) {
     const int slots = UsedSlots(b, w, page);
-    if (b.prefill || kPacksFast) PackPage<kType>(*b.call, *b.task, page, w);
+    if (!b.prefill && page < b.last_page) PrefetchPage(b, page + 1);
+    if (Packs(b)) PackPage<kType>(*b.call, *b.task, page, w);
     const float* values =
         b.tiles > 2 ? PageValues<kType>(*b.call, *b.task, page, slots, w) : nullptr;
     for (int tile = 0; tile < b.tiles; tile++) {
       const int row = tile * kTileRows;
       if (!SeesPage(w.rows + row, page)) continue;
       const int rows = b.rows - row;
-      if (rows <= 2) {
+      if (rows == 1) {
+        FlashTile<kType, 1>(b, w, row, page, slots, values, state);
+      } else if (rows <= 2) {
         FlashTile<kType, 2>(b, w, row, page, slots, values, state);
       } else if (rows <= 4) {
         FlashTile<kType, 4>(b, w, row, page, slots, values, state);
