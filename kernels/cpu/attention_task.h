@@ -46,7 +46,9 @@ struct LayerKv {
 
 inline constexpr int kTileRows = 6;      // query rows of a microkernel tile
 inline constexpr int kSearchRows = 128;  // query rows that are searched together, at most
-inline constexpr int kFlashRows = 192;   // the same of softmax: whole tiles
+inline constexpr int kShortContext =
+    8192;  // positions before it are searched in blocks of a page's rows
+inline constexpr int kFlashRows = 192;  // the same of softmax: whole tiles
 inline constexpr int kBlockRows = kFlashRows > kSearchRows ? kFlashRows : kSearchRows;
 inline constexpr int kPaddedRows = (kBlockRows + kTileRows - 1) / kTileRows * kTileRows;
 // Slices with at least so many tokens are prefilled head by head; below, the query heads of a KV head go together.

@@ -121,12 +121,14 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
     AttendBlock<kType>(b, softmax, w);
     return;
   }
-  // Blocks end where the positions are a multiple of the statistics' blocks. Biased heads see little beyond their
-  // diagonal: theirs are small.
-  const int most = softmax ? kFlashRows : b.biased ? kPageTokens : kSearchRows;
+  // Blocks end where the positions are a multiple of the statistics' blocks. Small ones suit short contexts, where their
+  // rows share more of their supports, and biased heads, which see little beyond their diagonal.
   if (b.biased && !softmax) SetOldestNorms(call, task, w);
   for (int token = task.token_begin; token < task.token_end;) {
     const int position = task.slice->context_tokens + token;
+    const int most = softmax                                ? kFlashRows
+                     : b.biased || position < kShortContext ? kPageTokens
+                                                            : kSearchRows;
     const int next = token + most - position % most;
     b.token_begin = token;
     b.rows = (next < task.token_end ? next : task.token_end) - token;
