@@ -133,6 +133,23 @@ TEST_P(AttentionTest, ChunksEqualOneShotAndDecodeEqualsPrefill) {
   }
 }
 
+TEST_P(AttentionTest, ResultsAreTheSameBitsForAnyNumberOfThreads) {
+  AttentionCase c;
+  c.num_heads = 4;
+  c.num_kv_heads = 2;
+  c.alpha = {1.5f, 1.5f, 1.0f, 1.3f};
+  c.slope = {0.0f, 0.25f};
+  c.steps = {{1300, 1, 1}, {0, 200, 1}, {40, 3, 1}};
+  c.first_checked = 1290;
+  std::vector<std::vector<float>> first;
+  for (int threads : {1, 2, 3, 7}) {
+    auto backend = MakeCpuBackend(std::get<0>(GetParam()), kv_type(), threads);
+    const CaseResult result = RunCase(*backend, c, kv_type(), FreshSeed());
+    if (threads == 1) first = result.out;
+    EXPECT_TRUE(result.out == first) << threads << " threads";
+  }
+}
+
 // Lengths at which floors rise many times and candidates are compacted.
 TEST_P(AttentionTest, LongerSequence) {
   for (float sigma : {1.0f, 4.0f}) {
