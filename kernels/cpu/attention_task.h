@@ -13,7 +13,8 @@ namespace tauserve::cpu {
 
 // What is kept of a page beside its keys and values, for each KV head. The shadow's bounds hold once the page is full.
 struct PageSummary {
-  float key_norm = 0;      // upper bound of ||k||
+  float key_norm = 0;      // upper bound of ||k||; infinite where keys are not numbers
+  float prefix_norm = 0;   // the same for this page and all that come before it in its sequence
   float shadow_scale = 0;  // k ~ scale * (shadow - 128)
   float shadow_error = 0;  // upper bound of ||k - scale * (shadow - 128)||
   float shadow_norm = 0;   // upper bound of ||scale * (shadow - 128)||
@@ -163,8 +164,7 @@ struct Workspace {
       nullptr;  // [max_keys]: keys that the last block's rows supported, best guess for the next
   int guess_count = 0;
   bool expect_wide = false;  // most rows of the last block were wide: the next one is not searched
-  float* oldest_norm = nullptr;     // [pages]: largest key norm of that page and all older ones
-  int64_t max_keys = 0;             // a multiple of kPageTokens
+  int64_t max_keys = 0;      // a multiple of kPageTokens
   AttentionStats* stats = nullptr;  // [slices of the step]
 
   float* hit_scores(int r) const { return score + int64_t{r} * kHitStride; }

@@ -237,8 +237,9 @@ class CpuBackend : public Backend {
       for (int t = 0; t < slice.num_tokens; t++) {
         const int position = slice.context_tokens + t;
         const int64_t r = slice.first_row + t;
-        kernels_.append_token(kv, slice.pages[position / kPageTokens], position % kPageTokens, head,
-                              Row(keys, r) + head * kv.head_dim,
+        const int page = position / kPageTokens;
+        kernels_.append_token(kv, page > 0 ? slice.pages[page - 1] : -1, slice.pages[page],
+                              position % kPageTokens, head, Row(keys, r) + head * kv.head_dim,
                               Row(values, r) + head * kv.head_dim);
       }
     });

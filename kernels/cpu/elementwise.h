@@ -114,9 +114,9 @@ inline void MakeShadow(const LayerKv& kv, PageId page, int kv_head) {
 }
 
 // Writes one token's key and value of one KV head to slot `slot` of a page and keeps the page's summary; the tokens of a
-// page come in order.
-inline void AppendToken(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
-                        const float* value) {
+// page come in order. `previous`: the page before it in its sequence, -1 for none.
+inline void AppendToken(const LayerKv& kv, PageId previous, PageId page, int slot, int kv_head,
+                        const float* key, const float* value) {
   std::byte* keys = kv.keys(page, kv_head) + slot * kv.row_bytes();
   std::byte* values = keys + kv.block_bytes();
   float square = 0;
@@ -133,9 +133,14 @@ inline void AppendToken(const LayerKv& kv, PageId page, int slot, int kv_head, c
     __builtin_memcpy(values, value, kv.row_bytes());
     for (int d = 0; d < kv.head_dim; d++) square += key[d] * key[d];
   }
-  const float norm = __builtin_sqrtf(square) * kNormSlack;
-  float& page_norm = kv.summary(page, kv_head).key_norm;
-  if (slot == 0 || !(norm <= page_norm)) page_norm = norm;
+  const float norm = square < 3e38f ? __builtin_sqrtf(square) * kNormSlack : __builtin_inff();
+  PageSummary& summary = kv.summary(page, kv_head);
+  if (slot == 0) {
+    summary.key_norm = 0;
+    summary.prefix_norm = previous < 0 ? 0 : kv.summary(previous, kv_head).prefix_norm;
+  }
+  if (norm > summary.key_norm) summary.key_norm = norm;
+  if (norm > summary.prefix_norm) summary.prefix_norm = norm;
   if (!kv.has_shadow || slot != kPageTokens - 1) return;
   if (kv.type == DataType::kBFloat16) {
     MakeShadow<DataType::kBFloat16>(kv, page, kv_head);

@@ -337,6 +337,7 @@ inline void SearchBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     SearchPage<kType>(b, w, b.last_page, 0, stats);
     if (b.first_page < b.last_page) SearchPage<kType>(b, w, b.first_page, 0, stats);
     for (int page = b.last_page - 1; page > b.first_page; page--) {
+      if (b.biased && !OlderPagesMayHaveWeight(b, w, page)) break;
       SearchPage<kType>(b, w, page, 0, stats);
     }
     return;
@@ -357,12 +358,7 @@ inline void SearchBlock(const Block& b, Workspace& w, AttentionStats& stats) {
       }
       continue;
     }
-    if (b.biased) {
-      bool older = false;
-      for (int r = 0; r < b.rows && !older; r++)
-        older = MayHaveWeight(w, r, page, w.oldest_norm[page]);
-      if (!older) break;  // nor has any older page
-    }
+    if (b.biased && !OlderPagesMayHaveWeight(b, w, page)) break;
     SearchPage<kType>(b, w, page, taken, stats);
   }
 }

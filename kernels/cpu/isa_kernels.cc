@@ -45,17 +45,6 @@ void LoadRows(const Block& b, bool softmax, Workspace& w) {
   }
 }
 
-// For heads that stop where no older page can matter: of the pages that the task sees.
-void SetOldestNorms(const AttentionCall& call, const AttentionTask& task, Workspace& w) {
-  const int last_page = (task.slice->context_tokens + task.token_end - 1) / kPageTokens;
-  float norm = 0;
-  for (int page = 0; page <= last_page; page++) {
-    const float here = call.kv.summary(task.slice->pages[page], task.kv_head).key_norm;
-    norm = !(here <= norm) ? here : norm;
-    w.oldest_norm[page] = norm;
-  }
-}
-
 template <DataType kType>
 void AttendBlock(Block& b, bool softmax, Workspace& w) {
   const AttentionCall& call = *b.call;
@@ -123,7 +112,6 @@ void AttendTyped(const AttentionCall& call, const AttentionTask& task, Workspace
   }
   // Blocks end where the positions are a multiple of the statistics' blocks. Small ones suit short contexts, where their
   // rows share more of their supports, and biased heads, which see little beyond their diagonal.
-  if (b.biased && !softmax) SetOldestNorms(call, task, w);
   for (int token = task.token_begin; token < task.token_end;) {
     const int position = task.slice->context_tokens + token;
     const int most = softmax                                ? kFlashRows

@@ -15,8 +15,8 @@ struct Kernels {
   // Attention of one task; adds to w.stats[task.slice_index]. A prefilled head begins with the keys in w.guess and leaves
   // there what its last rows supported.
   void (*attend)(const AttentionCall& call, const AttentionTask& task, Workspace& w);
-  void (*append_token)(const LayerKv& kv, PageId page, int slot, int kv_head, const float* key,
-                       const float* value);
+  void (*append_token)(const LayerKv& kv, PageId previous, PageId page, int slot, int kv_head,
+                       const float* key, const float* value);
   void (*rms_norm)(const float* in, const float* weight, int n, float epsilon, float* out);
   void (*gated_activation)(Activation activation, const float* gate, const float* up, int n,
                            float* out);

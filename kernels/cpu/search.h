@@ -156,6 +156,15 @@ inline bool MayHaveWeight(const Workspace& w, int r, int page, float key_norm) {
   return !(bound + 1e-4f * __builtin_fabsf(bound) <= w.q.floor[r]);
 }
 
+// Whether some row may have a key with weight in the page or an older one.
+inline bool OlderPagesMayHaveWeight(const Block& b, const Workspace& w, int page) {
+  const float norm = b.call->kv.summary(b.task->slice->pages[page], b.task->kv_head).prefix_norm;
+  for (int r = 0; r < b.rows; r++) {
+    if (MayHaveWeight(w, r, page, norm)) return true;
+  }
+  return false;
+}
+
 // The tiles of the block whose rows may have a key with weight in the page, as bits; counts the statistics' blocks.
 inline uint32_t LiveTiles(const Block& b, const Workspace& w, int page, AttentionStats& stats) {
   const int first = page * kPageTokens, last = first + kPageTokens - 1;

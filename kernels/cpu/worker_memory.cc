@@ -26,7 +26,6 @@ WorkerMemory::WorkerMemory(int head_dim, int64_t max_keys) {
   w_.attended = Words(kMaxGroups * (pages / 64 + 1));
   w_.supporters = reinterpret_cast<uint8_t*>(Ints(max_keys / 4));
   w_.guess = Ints(max_keys);
-  w_.oldest_norm = Floats(pages);
   w_.max_keys = max_keys;
 }
 
