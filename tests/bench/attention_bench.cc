@@ -1,5 +1,5 @@
 // Attention, entmax beside softmax on the same queries, keys, values and pages with the same microkernel:
-//   {prefill,decode}/{entmax,softmax}/random/tokens:N/sigma:S/head_dim:D/group:G/alpha:A
+//   {prefill,decode}/{entmax,softmax}/random/tokens:N/sigma:S/head_dim:D/group:G/alpha:A[/slope:B]
 //   {prefill,decode}/{entmax,softmax}/recorded/<heads>/tokens:N/chunk:C
 // `random`: normal queries and keys whose scores have the standard deviation sigma. `recorded`: those of the embedded
 // model on one of its 64k prompts, cut to N tokens, its heads one by one; <heads> are all, alibi, narrow (mean support
@@ -131,7 +131,7 @@ struct Problem {
   std::vector<Unit> units;
 };
 
-Problem MakeRandom(int tokens, float sigma, int head_dim, int group, float alpha) {
+Problem MakeRandom(int tokens, float sigma, int head_dim, int group, float alpha, float slope) {
   Problem p;
   p.layers.resize(1);
   RecordedLayer& layer = p.layers[0];
@@ -151,7 +151,7 @@ Problem MakeRandom(int tokens, float sigma, int head_dim, int group, float alpha
   unit.spec.head_dim = head_dim;
   unit.spec.scale = 1 / std::sqrt(static_cast<float>(head_dim));
   unit.spec.alpha.assign(group, alpha);
-  unit.spec.alibi_slope.assign(group, 0.0f);
+  unit.spec.alibi_slope.assign(group, slope);
   unit.tokens = tokens;
   unit.q = layer.q.data();
   unit.q_stride = int64_t{group} * head_dim;
@@ -264,14 +264,16 @@ void Register(const std::string& name, const std::function<void(benchmark::State
   }
 }
 
-void RegisterRandom(bool decode, int tokens, float sigma, int head_dim, int group, float alpha) {
+void RegisterRandom(bool decode, int tokens, float sigma, int head_dim, int group, float alpha,
+                    float slope = 0) {
   const std::string name =
       absl::StrCat(decode ? "decode" : "prefill", "/*/random/tokens:", tokens, "/sigma:", sigma,
-                   "/head_dim:", head_dim, "/group:", group, "/alpha:", alpha);
+                   "/head_dim:", head_dim, "/group:", group, "/alpha:", alpha,
+                   slope > 0 ? absl::StrCat("/slope:", slope) : "");
   Register(name, [=](benchmark::State& state, bool softmax) {
     static std::string made;
     static Problem problem;
-    if (made != name) problem = MakeRandom(tokens, sigma, head_dim, group, alpha);
+    if (made != name) problem = MakeRandom(tokens, sigma, head_dim, group, alpha, slope);
     made = name;
     Time(state, *problem.bench, problem.units, softmax, decode, kChunk);
   });
@@ -305,6 +307,9 @@ void RegisterAll() {
   for (int group : {2, 4, 8}) RegisterRandom(false, 16384, 1, 64, group, 1.5f);
   for (float alpha : {1.25f, 2.0f}) RegisterRandom(false, 16384, 1, 64, 1, alpha);
   for (int tokens : {4096, 32768, 131072, 1048576}) RegisterRandom(true, tokens, 2, 64, 4, 1.5f);
+  for (int tokens : {32768, 131072, 1048576}) {
+    RegisterRandom(true, tokens, 2, 64, 4, 1.5f, 1.0f / 1024);
+  }
 }
 
 // Collects times as they are reported, for the ratios.
