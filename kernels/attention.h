@@ -2,7 +2,7 @@
 // once; kernels/reference fulfils it obviously, kernels/cpu and kernels/cuda fast.
 //
 // For query row i (absolute position) of query head h, over the visible keys j <= i (and j > i - sliding_window where
-// there is a window), with KV head h / (num_heads / num_kv_heads):
+// there is a window; all keys where attention is not causal), with KV head h / (num_heads / num_kv_heads):
 //     a_j = scale * query_scale[i][h] * (q . k_j) + alibi_slope[h] * (j - i)
 //     p   = softmax(a)                                              for alpha[h] == 1
 //     p_j = max((alpha - 1) a_j - tau, 0)^(1 / (alpha - 1)), sum 1  for 1 < alpha[h] <= 2   (Peters et al. 2019)
@@ -27,6 +27,7 @@ struct AttentionSpec {
   int head_dim = 0;                // a multiple of 16 from 32 to 256
   float scale = 1;                 // usually 1 / sqrt(head_dim)
   int sliding_window = 0;          // keys a query sees, itself included; 0 = all
+  bool causal = true;              // false: every query sees every key; no window, no bias then
   std::vector<float> alpha;        // [num_heads], each in [1, 2]
   std::vector<float> alibi_slope;  // [num_heads], >= 0; 0 = no bias
 };

@@ -37,7 +37,7 @@ void LoadRows(const Block& b, bool softmax, Workspace& w) {
     RowState& row = w.rows[r];
     row.alpha = call.alpha[head];
     row.factor = magnitude * (softmax ? 1.44269504f : row.alpha - 1);
-    row.position = task.slice->context_tokens + token;
+    row.position = task.slice->context_tokens + (spec.causal ? token : task.slice->num_tokens - 1);
     const int window = spec.sliding_window;
     row.first_key = window > 0 && row.position >= window ? row.position - window + 1 : 0;
     w.q.slope[r] = call.alibi_slope[head] / magnitude;
@@ -58,6 +58,7 @@ void AttendBlock(Block& b, bool softmax, Workspace& w) {
     const int position = w.rows[0].position;
     b.first_group_rows = kPageTokens - position % kPageTokens;
     b.groups = b.last_page - position / kPageTokens + 1;
+    if (!call.spec->causal) b.first_group_rows = b.rows;  // all rows have the last position
   }
   AttentionStats& stats = w.stats[task.slice_index];
   const int64_t pages = b.last_page - b.first_page + 1;

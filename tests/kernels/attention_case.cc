@@ -62,6 +62,7 @@ AttentionSpec MakeSpec(const AttentionCase& c) {
   spec.head_dim = c.head_dim;
   spec.scale = c.scale != 0 ? c.scale : 1 / std::sqrt(static_cast<float>(c.head_dim));
   spec.sliding_window = c.sliding_window;
+  spec.causal = c.causal;
   for (int h = 0; h < c.num_heads; h++) {
     spec.alpha.push_back(c.alpha[h % c.alpha.size()]);
     spec.alibi_slope.push_back(c.slope[h % c.slope.size()]);
@@ -179,6 +180,11 @@ CaseResult RunCase(Backend& backend, const AttentionCase& c, DataType kv_type, u
   int64_t support_at_least = 0, support_at_most = 0, considered = 0;
   for (int s = 0; s < num_sequences; s++) {
     const Sequence& seq = sequences[s];
+    std::vector<int> last;  // [tokens]: keys before it are visible
+    for (int n : c.steps[s]) {
+      const int begin = static_cast<int>(last.size());
+      for (int t = begin; t < begin + n; t++) last.push_back(c.causal ? t + 1 : begin + n);
+    }
     for (int h = 0; h < c.num_heads; h++) {
       const int group = c.num_heads / c.num_kv_heads;
       const auto q = HeadRows(seq.q, seq.tokens, c.num_heads, h, c.head_dim);
@@ -190,7 +196,7 @@ CaseResult RunCase(Backend& backend, const AttentionCase& c, DataType kv_type, u
         row.keys = k.data();
         row.values = v.data();
         row.head_dim = c.head_dim;
-        row.last = t + 1;
+        row.last = last[t];
         row.first = c.sliding_window > 0 ? std::max(0, t + 1 - c.sliding_window) : 0;
         row.score_scale = double{spec.scale} * seq.scale[t * c.num_heads + h];
         row.alibi_slope = spec.alibi_slope[h];

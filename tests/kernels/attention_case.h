@@ -19,6 +19,7 @@ struct AttentionCase {
   int head_dim = 64;
   float scale = 0;  // 0: 1 / sqrt(head_dim)
   int sliding_window = 0;
+  bool causal = true;                 // false: a token sees all of its step as well
   std::vector<float> alpha = {1.5f};  // repeated over the heads
   std::vector<float> slope = {0.0f};  // repeated over the heads
   bool query_scale = false;           // random scales, negative and zero ones among them

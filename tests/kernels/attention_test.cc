@@ -105,6 +105,16 @@ TEST_P(AttentionTest, SlidingWindow) {
   }
 }
 
+TEST_P(AttentionTest, EveryKeyIsVisibleWhereNotCausal) {
+  AttentionCase c;
+  c.causal = false;
+  c.alpha = {1.5f, 1.0f, 1.8f};
+  c.num_heads = 6;
+  c.num_kv_heads = 3;
+  c.steps = {{300, 1, 40, 7}, {0, 129}, {5, 0, 0, 200}};
+  Run(c);
+}
+
 TEST_P(AttentionTest, ManyRaggedSequencesInOneStep) {
   AttentionCase c;
   c.steps = {{1, 1, 1}, {100, 1, 1}, {0, 65, 1}, {64, 64, 64}, {3, 0, 130}, {17, 1, 0}};
