@@ -10,7 +10,7 @@ packages=(
   libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcurl4-openssl-dev zlib1g-dev
   libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
   libgtest-dev libgmock-dev libbenchmark-dev
-  clang-format curl python3 python3-venv prometheus
+  clang-format curl python3 python3-dev python3-venv python3-torch prometheus
 )
 
 missing=()
@@ -29,12 +29,13 @@ if ((${#missing[@]})); then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 fi
 
-# Debian's own interpreter, so that the environment is the same whatever else is on the PATH.
+# Debian's own interpreter, so that the environment is the same whatever else is on the PATH; its packages are seen, for
+# PyTorch.
 requirements=deploy/requirements.txt
 stamp=.venv/.requirements
 if ! cmp -s "$requirements" "$stamp"; then
   echo "setup.sh: installing Python packages into .venv" >&2
-  [[ -x .venv/bin/python ]] || /usr/bin/python3 -m venv .venv
+  /usr/bin/python3 -m venv --system-site-packages .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
   cp "$requirements" "$stamp"
 fi

@@ -1,0 +1,170 @@
+"""Exact entmax attention on the CPU, for NumPy arrays and PyTorch CPU tensors.
+
+Arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and type.
+There are no gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _tauserve_kernels as _native
+
+__all__ = ["PAGE_SIZE", "PagedKvCache", "entmax_attention"]
+
+PAGE_SIZE = 64  # tokens a page of a PagedKvCache holds
+
+
+def _detached(array: Any) -> Any:
+    return array.detach() if hasattr(array, "detach") else array
+
+
+def _empty_like(array: Any) -> Any:
+    if hasattr(array, "new_empty"):
+        return array.new_empty(array.shape)
+    return np.empty(array.shape, array.dtype)
+
+
+def _per_head(value: float | Sequence[float] | None, heads: int, default: float) -> list[float]:
+    if value is None:
+        value = default
+    if isinstance(value, (int, float)):
+        return [float(value)] * heads
+    return [float(x) for x in value]
+
+
+def _scale(scale: float | None, head_dim: int) -> float:
+    return 1 / math.sqrt(head_dim) if scale is None else float(scale)
+
+
+def entmax_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    alpha: float | Sequence[float] = 1.5,
+    causal: bool = True,
+    scale: float | None = None,
+    alibi_slopes: Sequence[float] | None = None,
+    window: int | None = None,
+    return_stats: bool = False,
+    num_threads: int = 0,
+) -> Any:
+    """sum_j p_j v_j with p = entmax_alpha(scale * q . k), exactly: alpha 1 is softmax, 2 sparsemax.
+
+    Args:
+      q: [batch, heads, tokens, head_dim], the layout of PyTorch's scaled_dot_product_attention.
+      k, v: [batch, kv_heads, kv_tokens, head_dim]. Query head h reads KV head h // (heads // kv_heads). The queries are
+        the last `tokens` positions of kv_tokens.
+      alpha: in [1, 2]; one number, or one a query head.
+      causal: a query sees the keys up to its own position; else all.
+      scale: of the scores; None: 1 / sqrt(head_dim).
+      alibi_slopes: one a query head, >= 0: slope * (key position - query position) is added to the scores. Causal only.
+      window: keys a query sees, itself included; None: all. Causal only.
+      return_stats: also return a dict, summed over batch and heads: rows, keys_considered (visible), keys_scored,
+        support (p > 0), blocks_* (64 queries x 64 keys of a head), tau_iterations, wide_rows, max_tau_residual.
+      num_threads: 0: one a core.
+
+    Returns:
+      The output, shaped as q; with return_stats, a pair (output, stats).
+
+    Raises:
+      ValueError: shapes that do not fit, a head_dim that is no multiple of 16 in [32, 256], numbers out of range.
+      TypeError: arguments that are no CPU arrays.
+    """
+    q, k, v = _detached(q), _detached(k), _detached(v)
+    if len(q.shape) != 4:
+        raise ValueError(f"q has {len(q.shape)} dimensions, not 4")
+    heads, head_dim = q.shape[1], q.shape[3]
+    out = _empty_like(q)
+    stats = _native.attention(
+        q, k, v, out, _per_head(alpha, heads, 1.5), _per_head(alibi_slopes, heads, 0.0),
+        _scale(scale, head_dim), _window(window), bool(causal), num_threads)
+    return (out, stats) if return_stats else out
+
+
+def _window(window: int | None) -> int:
+    if window is None:
+        return 0
+    if window < 1:
+        raise ValueError(f"window is {window}, not at least 1")
+    return window
+
+
+class PagedKvCache:
+    """Keys and values of many sequences in pages of PAGE_SIZE tokens, as servers keep them.
+
+    A block table lists a sequence's pages in order; whose page is whose is the caller's business. Decoding streams
+    through a one-byte shadow of the keys where the processor multiplies bytes, and reads a value only where p > 0.
+
+    Args:
+      num_pages: capacity. Memory is taken when pages are first written.
+      num_kv_heads, head_dim: head_dim is a multiple of 16 in [32, 256].
+      dtype: "bfloat16" or "float32": how keys and values are kept.
+      num_threads: 0: one a core.
+    """
+
+    def __init__(self, num_pages: int, num_kv_heads: int, head_dim: int, dtype: str = "bfloat16",
+                 num_threads: int = 0) -> None:
+        self._cache = _native.PagedKvCache(num_pages, num_kv_heads, head_dim, dtype, num_threads)
+
+    @property
+    def num_pages(self) -> int:
+        return self._cache.num_pages
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self._cache.num_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self._cache.head_dim
+
+    def append(self, k: Any, v: Any, block_table: Any, start: int) -> None:
+        """Writes the keys and values of tokens [start, start + tokens) of one sequence, which come in order.
+
+        Args:
+          k, v: [tokens, kv_heads, head_dim].
+          block_table: [pages] int32, the sequence's pages, at least up to its last new token.
+          start: tokens the sequence has already.
+        """
+        self._cache.append(_detached(k), _detached(v), _table(block_table), start)
+
+    def decode(
+        self,
+        q: Any,
+        block_tables: Any,
+        seq_lens: Any,
+        alpha: float | Sequence[float] = 1.5,
+        scale: float | None = None,
+        alibi_slopes: Sequence[float] | None = None,
+        window: int | None = None,
+        return_stats: bool = False,
+    ) -> Any:
+        """Attention of one query for each sequence, its newest token.
+
+        Args:
+          q: [batch, heads, head_dim].
+          block_tables: [batch, pages] int32; what lies behind a sequence's last page is not read.
+          seq_lens: [batch] int32: tokens of each sequence, the newest one, already appended, included.
+          The rest: as for entmax_attention.
+
+        Returns:
+          The output, shaped as q; with return_stats, a pair (output, stats).
+        """
+        q = _detached(q)
+        if len(q.shape) != 3:
+            raise ValueError(f"q has {len(q.shape)} dimensions, not 3")
+        heads, head_dim = q.shape[1], q.shape[2]
+        out = _empty_like(q)
+        stats = self._cache.decode(
+            q, out, _table(block_tables), _table(seq_lens), _per_head(alpha, heads, 1.5),
+            _per_head(alibi_slopes, heads, 0.0), _scale(scale, head_dim), _window(window))
+        return (out, stats) if return_stats else out
+
+
+def _table(values: Any) -> Any:
+    return np.ascontiguousarray(_detached(values), dtype=np.int32)
