@@ -59,7 +59,7 @@ inline constexpr int kGroupRows = 64;  // rows of such a task, at most
 // Hits a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
 inline constexpr int kMaxHits = 4096;
 // Rows lie an odd number of cache lines apart, or those of a block would fall into a few sets of the cache.
-inline constexpr int kHitStride = kMaxHits + 16;
+inline constexpr int kHitStride = kMaxHits + 48;
 // Keys that are scored for all rows of a block before the search, at most.
 inline constexpr int kMaxColumns = 3072;
 inline constexpr int kColumnStride = kMaxColumns + 16;
@@ -101,7 +101,9 @@ struct RowState {
   int32_t position;
   int32_t first_key;  // visible keys are [first_key, position]
   float max;
-  float gap;               // u of entmax/weight.h, once solved
+  float column_max;  // of the columns alone
+  float slack;  // hits' scores are at most so far below the true ones; 0: they are the true ones
+  float gap;    // u of entmax/weight.h, once solved
   float normalize;         // 1 / sum of weights
   int32_t count;           // hits of the search; once solved, those with weight
   int32_t column_support;  // columns with weight, once solved
@@ -117,16 +119,19 @@ struct QueryBlock {
       nullptr;  // the same as pairs of bfloat16, where the instruction set multiplies them
   int8_t* bytes = nullptr;  // [kPaddedRows][head_dim], rows ~ bytes / inverse_scale
   // Arrays of the rows, padded so that whole vectors can be read.
-  float norm[kPaddedRows + 16] = {};           // upper bound of ||q||
-  float error[kPaddedRows + 16] = {};          // upper bound of ||q - bytes / inverse_scale||
-  float inverse_scale[kPaddedRows + 16] = {};  // of the bytes
+  float norm[kPaddedRows + 16] = {};   // upper bound of ||q||
+  float error[kPaddedRows + 16] = {};  // upper bound of ||q - bytes / inverse_scale||
+  float scale[kPaddedRows + 16] = {};  // of the bytes
+  float inverse_scale[kPaddedRows + 16] = {};
   int32_t byte_offset[kPaddedRows + 16] = {};  // 128 * sum of the bytes
   float slope[kPaddedRows + 16] = {};          // ALiBi in raw units
   float position[kPaddedRows + 16] = {};
   // A key whose raw score is not above it has weight zero; +inf: the row needs no keys.
   float floor[kPaddedRows + 16] = {};
-  int32_t byte_floor[kPaddedRows + 16] =
-      {};  // the floor for sums of byte products with the page at hand
+  // For sums of byte products with the page at hand: the floor, what one is worth, and how far from true it may be.
+  int32_t byte_floor[kPaddedRows + 16] = {};
+  float byte_unit[kPaddedRows + 16] = {};
+  float byte_error[kPaddedRows + 16] = {};
 };
 
 // Keys that are scored for all rows of a block before the search: whole pages, then single keys.

@@ -13,7 +13,7 @@ namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 inline constexpr int kWholePageKeys = 40;
 
 inline bool IsWhole(const DenseColumns& c, int page) {
-  if (c.taken[page] != ~uint64_t{0}) return false;
+  if (c.pages == 0 || c.taken[page] != ~uint64_t{0}) return false;
   for (int p = 0; p < c.pages; p++) {
     if (c.page[p] == page) return true;
   }
@@ -102,7 +102,8 @@ inline float FloorFromColumns(Workspace& w, int r, float guess) {
   const float* score = w.columns.row(r);
   F max = Set1(-__builtin_inff());
   for (int i = 0; i < w.columns.padded(); i += kLanes) max = Max(Load(score + i), max);
-  RaiseMax(row, w.q.floor[r], ReduceMax(max));
+  row.column_max = ReduceMax(max);
+  RaiseMax(row, w.q.floor[r], row.column_max);
   if (row.max == -__builtin_inff()) return guess;
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   const RowScores scores = ScoresOf(w, r);

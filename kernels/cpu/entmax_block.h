@@ -330,6 +330,36 @@ inline void KeepGuess(const Block& b, Workspace& w) {
   w.guess_count = kept;
 }
 
+// Whether nearly all of the columns seem to have weight in rows that see more keys than they have room for: then there is
+// no use in searching.
+inline bool LooksWide(const Block& b, const Workspace& w) {
+  const DenseColumns& c = w.columns;
+  if (w.rows[0].position - w.rows[0].first_key < kMaxHits) return false;
+  int64_t seen = 0, above = 0;
+  for (int r = 0; r < b.rows; r += 8) {
+    const F floor = Set1(w.q.floor[r]);
+    for (int i = 0; i < c.padded(); i += kLanes) {
+      const F x = Load(c.row(r) + i);
+      seen += __builtin_popcount(Greater(x, Set1(-3e38f)));
+      above += __builtin_popcount(Greater(x, floor));
+    }
+  }
+  return above * 10 > seen * 9;
+}
+
+// Leaves the block's rows to the dense path, which scores all pages.
+inline void SkipSearch(const Block& b, Workspace& w, AttentionStats& stats) {
+  for (int r = 0; r < b.rows; r++) {
+    w.rows[r].wide = true;
+    w.q.floor[r] = -3e38f;
+  }
+  for (int page = b.first_page; page <= b.last_page; page++) {
+    if (IsWhole(w.columns, page)) continue;  // counted already
+    LiveTiles(b, w, page, stats);
+    stats.pages_read++;
+  }
+}
+
 template <DataType kType>
 inline void SearchBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   if (!b.prefill) {
@@ -342,13 +372,10 @@ inline void SearchBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     }
     return;
   }
-  if (w.expect_wide) {
-    for (int page = b.first_page; page <= b.last_page; page++) LiveTiles(b, w, page, stats);
-    stats.pages_read += b.last_page - b.first_page + 1;
-    return;
-  }
+  if (w.expect_wide) return SkipSearch(b, w, stats);
   ChooseColumns(b, w);
   SearchColumns<kType>(b, w, stats);
+  if (LooksWide(b, w)) return SkipSearch(b, w, stats);
   for (int page = b.last_page; page >= b.first_page; page--) {
     const uint64_t taken = w.columns.taken[page];
     if (taken == ~uint64_t{0}) {
@@ -363,12 +390,21 @@ inline void SearchBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   }
 }
 
+// The search is over: a row that knows its hits by bounds only drops what it can and asks for the others' keys.
+inline void PrepareHits(const Block& b, Workspace& w, int r) {
+  if (w.rows[r].wide || !(w.rows[r].slack > 0)) return;
+  constexpr int kFewHits = 24;  // sooner scored than a floor raised
+  if (w.rows[r].count > kFewHits) RaiseFloor(w, r);
+  PrefetchHits(b, w, r);
+}
+
 template <DataType kType>
 inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   const int head_dim = b.call->kv.head_dim;
   for (int r = 0; r < b.tiles * kTileRows; r++) {
     RowState& row = w.rows[r];
-    row.max = -__builtin_inff();
+    row.max = row.column_max = -__builtin_inff();
+    row.slack = 0;
     row.count = 0;
     row.next = 32;
     row.raised = 0;
@@ -384,6 +420,8 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
       const int from = head * b.tokens, to = from + b.tokens;
       for (int r = from; r < to; r++) {
         if (w.rows[r].wide) continue;
+        PrepareHits(b, w, r);
+        if (w.rows[r].slack > 0) ScoreHits<kType>(b, w, r, stats);
         SolveRow(b, w, r, stats);
         GatherRow<kType>(b, w, r, stats);
       }
@@ -396,8 +434,11 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   const int64_t support_before = stats.support, wide_before = stats.wide_rows;
   int64_t support = 0;
   bool fits = true;  // all of a row's support in its list
+  PrepareHits(b, w, 0);
   for (int r = 0; r < b.rows; r++) {
+    if (r + 1 < b.rows) PrepareHits(b, w, r + 1);
     if (w.rows[r].wide) continue;
+    if (w.rows[r].slack > 0) ScoreHits<kType>(b, w, r, stats);
     SolveRow(b, w, r, stats);
     support += w.rows[r].column_support;
     fits &= w.rows[r].count + w.rows[r].column_support <= kMaxHits - kPageTokens;

@@ -61,6 +61,7 @@ inline void StoreQueryBytes(int head_dim, int r, QueryBlock& to) {
     sum += byte;
   }
   to.error[r] = __builtin_sqrtf(ReduceAdd(error)) * kNormSlack + 1e-6f * to.norm[r];
+  to.scale[r] = scale;
   to.inverse_scale[r] = inverse;
   to.byte_offset[r] = static_cast<int32_t>(128 * ReduceAdd(ToF(sum)));
 }

@@ -4,7 +4,8 @@
 // Where bytes can be multiplied, a page is searched in its shadow first: with q^ and k^ the values of the bytes,
 //     q . k <= q^ . k^ + |q| |k - k^| + |q - q^| |k^|        (Cauchy-Schwarz)
 // so that a key whose sum of byte products is not above a whole number, made from the floor and the page's bounds, is
-// proven to have weight zero. Only the others' scores are computed.
+// proven to have weight zero. The others become hits with q^ . k^ less these bounds for a score: floors from scores that
+// are too low are too low as well, and still hold. What is left of a row's hits when the search is over is scored exactly.
 // Compiled once for each instruction set; see simd.h.
 #ifndef TAUSERVE_KERNELS_CPU_SEARCH_H_
 #define TAUSERVE_KERNELS_CPU_SEARCH_H_
@@ -58,6 +59,14 @@ inline RowScores ScoresOf(Workspace& w, int r) {
   return scores;
 }
 
+// No key of weight is more than 1 / factor below the largest.
+TAUSERVE_INLINE void RaiseMax(RowState& row, float& floor, float top) {
+  if (!(top > row.max)) return;
+  row.max = top;
+  const float least = top - 1.000001f / row.factor - 2e-6f * __builtin_fabsf(top);
+  if (least > floor) floor = least;
+}
+
 // Raises a row's floor to what `u`, an upper bound of its gap, says.
 TAUSERVE_INLINE void RaiseFloorTo(const RowState& row, float& floor, float u) {
   u = u * (1 + 1e-5f) + 1e-6f;
@@ -72,6 +81,8 @@ TAUSERVE_INLINE void RaiseFloorTo(const RowState& row, float& floor, float u) {
 inline void RaiseFloor(Workspace& w, int r) {
   RowState& row = w.rows[r];
   float& floor = w.q.floor[r];
+  float* score = w.hit_scores(r);
+  int32_t* key = w.hit_keys(r);
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   const RowScores scores = ScoresOf(w, r);
   float u = Clamp(row.factor * (row.max - floor), 0, 1);
@@ -85,25 +96,17 @@ inline void RaiseFloor(Workspace& w, int r) {
     if (sums.s0 < 1.3f) break;
   }
   RaiseFloorTo(row, floor, u);
-  const F bound = Set1(floor);
-  float* score = w.hit_scores(r);
-  int32_t* key = w.hit_keys(r);
+  // What may be above the floor stays, also what is not a number.
+  const F bound = Set1(floor), slack = Set1(row.slack);
   int kept = 0;
   for (int i = 0; i < row.count; i += kLanes) {
-    const F x = Load(score + i);  // -infinity behind the last one
-    kept += Compress(Greater(x, bound), x, LoadI(key + i), score + kept, key + kept);
+    const F x = Load(score + i);
+    const Mask above = FirstLanes(row.count - i) & ~Greater(bound, x + slack);
+    kept += Compress(above, x, LoadI(key + i), score + kept, key + kept);
   }
   row.count = row.raised = kept;
   row.next = kept < 16 ? 32 : 2 * kept;
   if (row.next > kMaxHits - kPageTokens) row.next = kMaxHits - kPageTokens;
-}
-
-// No key of weight is more than 1 / factor below the largest.
-TAUSERVE_INLINE void RaiseMax(RowState& row, float& floor, float top) {
-  if (!(top > row.max)) return;
-  row.max = top;
-  const float least = top - 1.000001f / row.factor - 2e-6f * __builtin_fabsf(top);
-  if (least > floor) floor = least;
 }
 
 inline void RaiseFloorIfDue(Workspace& w, int r) {
@@ -285,104 +288,70 @@ inline void SetByteFloors(const Block& b, Workspace& w, const PageSummary& page,
   const F inverse = Set1(1 / page.shadow_scale);
   for (int r = 0; r < b.tiles * kTileRows; r += kLanes) {
     F floor = Load(w.q.floor + r);
+    F bound = Load(w.q.norm + r) * error + Load(w.q.error + r) * norm;
     if (b.biased) {
-      floor -= Load(w.q.slope + r) * (static_cast<float>(last_key) - Load(w.q.position + r));
-      floor -= Max(floor, -floor) * 1e-5f;
+      const F bias = Load(w.q.slope + r) * (static_cast<float>(last_key) - Load(w.q.position + r));
+      floor -= bias;
+      bound += (Max(floor, -floor) + Max(bias, -bias)) * 1e-5f;
     }
-    floor -= Load(w.q.norm + r) * error;
-    floor -= Load(w.q.error + r) * norm;
-    floor *= Load(w.q.inverse_scale + r) * inverse;
+    Store(w.q.byte_unit + r, Load(w.q.scale + r) * page.shadow_scale);
+    Store(w.q.byte_error + r, Min(bound, Set1(__builtin_inff())));  // infinite if not a number
+    floor = (floor - bound) * (Load(w.q.inverse_scale + r) * inverse);
     // Whatever is not a number lets every key pass.
     floor = Min(Max(floor, Set1(-1e9f)), Set1(1e9f));
     StoreI(w.q.byte_floor + r, ToI(floor) - 2 + LoadI(w.q.byte_offset + r));
   }
 }
 
-// Candidate keys of a tile above which scoring all its keys is cheaper than each by itself.
-inline constexpr int kMaxSingles = 48;
-
-// Rows and keys of a page that are still to be scored one by one: row * kPageTokens + slot.
-struct PendingKeys {
-  int count = 0;
-  uint16_t at[kMaxSingles * (kPaddedRows / kTileRows)];
-};
-
-// Scores a page's pending keys; by now they have come from memory.
-template <DataType kType>
-inline void ScorePending(const Block& b, Workspace& w, int page, const PendingKeys& pending) {
-  const LayerKv& kv = b.call->kv;
-  const int head_dim = kv.head_dim;
-  const int64_t row_bytes = kv.row_bytes();
-  const std::byte* keys = kv.keys(b.task->slice->pages[page], b.task->kv_head);
-  for (int i = 0; i < pending.count; i++) {
-    const int r = pending.at[i] / kPageTokens, slot = pending.at[i] % kPageTokens;
-    const int key = page * kPageTokens + slot;
-    float score = DotKey<kType>(w.q.rows + r * head_dim, keys + slot * row_bytes, head_dim);
-    if (b.biased) score += w.q.slope[r] * (static_cast<float>(key) - w.q.position[r]);
-    RowState& row = w.rows[r];
-    // No branch on whether it is a hit: that can't be predicted.
-    w.hit_scores(r)[row.count] = score;
-    w.hit_keys(r)[row.count] = key;
-    row.count += score > w.q.floor[r];
-    if (__builtin_expect(score > row.max, 0)) RaiseMax(row, w.q.floor[r], score);
-    RaiseFloorIfDue(w, r);
+// Adds the keys of a page whose sums of byte products are above the row's floor to its hits, with lower bounds of their
+// scores.
+inline void TakeBytes(const Block& b, Workspace& w, int r, int first_key, const int32_t* sums) {
+  RowState& row = w.rows[r];
+  float* score = w.hit_scores(r);
+  int32_t* key = w.hit_keys(r);
+  const float error = w.q.byte_error[r], unit = w.q.byte_unit[r];
+  const int32_t offset = w.q.byte_offset[r];
+  F max = Set1(row.max);
+  for (int i = 0; i < kPageTokens; i += kLanes) {
+    const I sum = LoadI(sums + i), keys = Iota() + (first_key + i);
+    const Mask above = GreaterI(sum, Set1(w.q.byte_floor[r]));
+    F lower = ToF(sum - offset) * unit - error;
+    if (b.biased) lower += (ToF(keys) - w.q.position[r]) * w.q.slope[r];
+    max = Max(Select(above, lower, max), max);
+    row.count += Compress(above, lower, keys, score + row.count, key + row.count);
   }
+  if (Greater(max, Set1(row.max))) RaiseMax(row, w.q.floor[r], ReduceMax(max));
+  // A bound is off by its error downwards and upwards.
+  const float slack = 2 * error + 1e-30f;
+  if (slack > row.slack) row.slack = slack;
 }
 
-template <DataType kType, int R>
+template <int R>
 inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, uint64_t taken,
-                             const uint8_t* shadow, PendingKeys& pending, AttentionStats& stats) {
-#if TAUSERVE_ISA_LEVEL >= 3
+                             const uint8_t* shadow) {
   const int row = tile * kTileRows;
   I acc[R][kTileVectors];
   ScoreBytes<R>(w.q, row, shadow, b.call->kv.head_dim, acc);
-  const uint64_t open = ~taken;
-  Mask seen[kTileVectors];
-  TAUSERVE_TILE_VECTORS seen[v] = open >> (v * kLanes) & kAllLanes;
+  if (taken) {
+    TAUSERVE_TILE_VECTORS {
+      const Mask out = taken >> (v * kLanes) & kAllLanes;
+      TAUSERVE_TILE_ROWS acc[r][v] = SelectI(out, Set1(INT32_MIN), acc[r][v]);
+    }
+  }
   uint32_t hit = 0;
   TAUSERVE_TILE_ROWS {
-    __m512i max = _mm512_mask_mov_epi32(_mm512_set1_epi32(INT32_MIN), seen[0], (__m512i)acc[r][0]);
-    _Pragma("GCC unroll 4") for (int v = 1; v < kTileVectors; v++) {
-      max = _mm512_mask_max_epi32(max, seen[v], max, (__m512i)acc[r][v]);
-    }
-    const __m512i floor = _mm512_set1_epi32(w.q.byte_floor[row + r]);
-    hit |= uint32_t{_mm512_cmpgt_epi32_mask(max, floor) != 0} << r;
+    I max = acc[r][0];
+    _Pragma("GCC unroll 4") for (int v = 1; v < kTileVectors; v++) max = MaxI(max, acc[r][v]);
+    hit |= uint32_t{GreaterI(max, Set1(w.q.byte_floor[row + r])) != 0} << r;
   }
   if (__builtin_expect(hit == 0, 1)) return;
-  uint64_t above[R];
-  int candidates = 0;
-  TAUSERVE_TILE_ROWS {
-    const __m512i floor = _mm512_set1_epi32(w.q.byte_floor[row + r]);
-    uint64_t bits = 0;
-    TAUSERVE_TILE_VECTORS {
-      const uint64_t m = _mm512_mask_cmpgt_epi32_mask(seen[v], (__m512i)acc[r][v], floor);
-      bits |= m << (v * kLanes);
-    }
-    above[r] = bits;
-    candidates += __builtin_popcountll(bits);
-  }
-  const int64_t row_bytes = b.call->kv.row_bytes();
-  if (candidates > kMaxSingles) {
-    if (w.tile_page != page) stats.kv_bytes_read += b.call->kv.block_bytes();
-    PackPage<kType>(*b.call, *b.task, page, w);
-    SearchTile<kType, R>(b, w, tile, page, taken);
-    return;
-  }
-  stats.kv_bytes_read += candidates * row_bytes;
-  const std::byte* keys = b.call->kv.keys(b.task->slice->pages[page], b.task->kv_head);
+  alignas(64) int32_t sums[R][kPageTokens];
+  TAUSERVE_TILE_ROWS { TAUSERVE_TILE_VECTORS StoreI(&sums[r][v * kLanes], acc[r][v]); }
   for (; hit; hit &= hit - 1) {
     const int r = __builtin_ctz(hit);
-    for (uint64_t bits = above[r]; bits; bits &= bits - 1) {
-      const int slot = __builtin_ctzll(bits);
-      for (int64_t at = 0; at < row_bytes; at += 64) {
-        __builtin_prefetch(keys + slot * row_bytes + at);
-      }
-      pending.at[pending.count++] = static_cast<uint16_t>((row + r) * kPageTokens + slot);
-    }
+    TakeBytes(b, w, row + r, page * kPageTokens, sums[r]);
+    RaiseFloorIfDue(w, row + r);
   }
-#else
-  (void)b, (void)w, (void)tile, (void)page, (void)taken, (void)shadow, (void)pending, (void)stats;
-#endif
 }
 
 // Searches a page for the block's rows, but for the keys in `taken`.
@@ -401,19 +370,17 @@ inline void SearchPage(const Block& b, Workspace& w, int page, uint64_t taken,
     stats.kv_bytes_read += kv.shadow_bytes();
     SetByteFloors(b, w, kv.summary(id, b.task->kv_head), last_key);
     const uint8_t* shadow = kv.shadow(id, b.task->kv_head);
-    PendingKeys pending;
     for (; live; live &= live - 1) {
       const int tile = __builtin_ctz(live);
       const int rows = b.rows - tile * kTileRows;
       if (rows <= 2) {
-        SearchShadowTile<kType, 2>(b, w, tile, page, taken, shadow, pending, stats);
+        SearchShadowTile<2>(b, w, tile, page, taken, shadow);
       } else if (rows <= 4) {
-        SearchShadowTile<kType, 4>(b, w, tile, page, taken, shadow, pending, stats);
+        SearchShadowTile<4>(b, w, tile, page, taken, shadow);
       } else {
-        SearchShadowTile<kType, kTileRows>(b, w, tile, page, taken, shadow, pending, stats);
+        SearchShadowTile<kTileRows>(b, w, tile, page, taken, shadow);
       }
     }
-    ScorePending<kType>(b, w, page, pending);
     return;
   }
   stats.kv_bytes_read += kv.block_bytes();
@@ -427,6 +394,30 @@ inline void SearchPage(const Block& b, Workspace& w, int page, uint64_t taken,
       SearchTile<kType, kTileRows>(b, w, tile, page, taken);
     }
   }
+}
+
+// Asks for the keys of a row's hits.
+inline void PrefetchHits(const Block& b, const Workspace& w, int r) {
+  const int64_t row_bytes = b.call->kv.row_bytes();
+  for (int i = 0; i < w.rows[r].count; i++) {
+    const std::byte* key = KeyRow(*b.call, *b.task, w.hit_keys(r)[i]);
+    for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(key + at);
+  }
+}
+
+// Exact scores in place of bounds.
+template <DataType kType>
+inline void ScoreHits(const Block& b, Workspace& w, int r, AttentionStats& stats) {
+  RowState& row = w.rows[r];
+  float* score = w.hit_scores(r);
+  float max = row.column_max;
+  for (int i = 0; i < row.count; i++) {
+    score[i] = ScoreKey<kType>(b, w, r, w.hit_keys(r)[i]);
+    max = score[i] > max ? score[i] : max;
+  }
+  row.max = max;
+  row.slack = 0;
+  stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

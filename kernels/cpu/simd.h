@@ -128,6 +128,25 @@ TAUSERVE_INLINE int Compress(Mask m, F x, I id, float* s, int32_t* ids) {
 
 #endif
 
+TAUSERVE_INLINE I SelectI(Mask m, I yes, I no) { return AsI(Select(m, AsF(yes), AsF(no))); }
+TAUSERVE_INLINE I MaxI(I a, I b) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  return (I)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+TAUSERVE_INLINE Mask GreaterI(I a, I b) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  return _mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b);
+#else
+  const I g = a > b;
+  Mask m = 0;
+  for (int l = 0; l < kLanes; l++) m |= (g[l] & 1u) << l;
+  return m;
+#endif
+}
+
 // Counts one for each chosen lane.
 TAUSERVE_INLINE void AddOnes(int32_t* counts, Mask m) {
 #if TAUSERVE_ISA_LEVEL >= 2

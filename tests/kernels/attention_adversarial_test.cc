@@ -61,7 +61,7 @@ TEST_P(AdversarialTest, AllScoresZero) {
 }
 
 // More equal scores than a row has room for: the dense path, with an odd mix of wide and narrow rows in a tile.
-TEST_P(AdversarialTest, SupportLargerThanTheCandidateBuffer) {
+TEST_P(AdversarialTest, SupportLargerThanTheHitBuffer) {
   AttentionCase c;
   c.num_heads = 2;
   c.num_kv_heads = 1;
