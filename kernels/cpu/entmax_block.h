@@ -185,7 +185,7 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
     stats.kv_bytes_read += slots * b.call->kv.row_bytes();
     for (int tile = 0; tile < b.tiles; tile++) {
       if (w.rows[tile * kTileRows + kTileRows - 1].position < first) continue;
-      AddTileValues<kTileRows>(w.columns.row(tile * kTileRows) + column, kColumnStride, slots,
+      AddTileFloats<kTileRows>(w.columns.row(tile * kTileRows) + column, kColumnStride, slots,
                                values, head_dim,
                                w.accumulator + int64_t{tile} * kTileRows * head_dim);
     }
@@ -256,7 +256,7 @@ inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int 
     const int slots = UsedSlots(b, w, page);
     const float* values = PageValues<kType>(*b.call, *b.task, page, slots, w);
     for (int t = 0; t < tiles; t++) {
-      AddTileValues<kTileRows>(w.dense + t * kTileRows * n + (page - b.first_page) * kPageTokens, n,
+      AddTileFloats<kTileRows>(w.dense + t * kTileRows * n + (page - b.first_page) * kPageTokens, n,
                                slots, values, head_dim,
                                w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
     }

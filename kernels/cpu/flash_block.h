@@ -38,18 +38,32 @@ struct FlashRows {
   alignas(64) float sum[kPaddedRows][kLanes];
 };
 
-// Scores become weights relative to the running maximum; a row's sum and output are rescaled where it rose.
+// A weight as it will be multiplied: floats, or bfloat16 where pairs of those are.
+TAUSERVE_INLINE F StoreWeight(float* p, F x) {
+  const F weight = Exp2(x);
+  Store(p, weight);
+  return weight;
+}
+TAUSERVE_INLINE F StoreWeight(uint16_t* p, F x) {
+  const F weight = Exp2Rough(x);
+  StoreRounded(p, weight);
+  return weight;
+}
+
+// Scores become weights relative to the running maximum, in `to`; a row's sum and output are rescaled where it rose.
 // row.factor is scale * log2(e) here.
-template <int R>
-inline void FlashWeights(const Workspace& w, int row, float (&p)[R][kPageTokens], int head_dim,
-                         FlashRows& state) {
+template <int R, typename Weight>
+TAUSERVE_INLINE void FlashWeights(const Workspace& w, int row,
+                                  const float (&scores)[R][kPageTokens],
+                                  Weight (&to)[R][kPageTokens], int head_dim, FlashRows& state) {
   for (int r = 0; r < R; r++) {
+    const float* score = scores[r];
     const float factor = w.rows[row + r].factor;
     float& max = state.max[row + r];
-    F top = Load(p[r]);
-    for (int i = kLanes; i < kPageTokens; i += kLanes) top = Max(top, Load(p[r] + i));
+    F top = Load(score);
+    for (int i = kLanes; i < kPageTokens; i += kLanes) top = Max(top, Load(score + i));
     F sum = Load(state.sum[row + r]);
-    if (Greater(top * factor, Set1(max))) {
+    if (__builtin_expect(Greater(top * factor, Set1(max)) != 0, 0)) {
       const float risen = ReduceMax(top) * factor;
       const F rescale = Exp2(Set1(max - risen));
       float* out = w.accumulator + int64_t{row + r} * head_dim;
@@ -58,10 +72,8 @@ inline void FlashWeights(const Workspace& w, int row, float (&p)[R][kPageTokens]
       max = risen;
     }
     // Masked scores are -infinity: their weight is zero, also in a row that has seen no key yet (its max is -3e38).
-    for (int i = 0; i < kPageTokens; i += kLanes) {
-      const F weight = Exp2(Fma(Load(p[r] + i), Set1(factor), Set1(-max)));
-      Store(p[r] + i, weight);
-      sum += weight;
+    _Pragma("GCC unroll 16") for (int i = 0; i < kPageTokens; i += kLanes) {
+      sum += StoreWeight(to[r] + i, Fma(Load(score + i), Set1(factor), Set1(-max)));
     }
     Store(state.sum[row + r], sum);
   }
@@ -70,24 +82,33 @@ inline void FlashWeights(const Workspace& w, int row, float (&p)[R][kPageTokens]
 // Whether the block's scores come from packed pages; for one row that takes longer than key by key.
 inline bool Packs(const Block& b) { return b.prefill || (kPacksFast && b.rows > 1); }
 
-// `values`: the page's values as floats; null: they are read as they lie.
+// `values`: the page's values as floats, or as pairs of bfloat16 (kPaired); null: they are read as they lie.
 template <DataType kType, int R>
 inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots,
-                      const float* values, FlashRows& state) {
+                      const void* values, FlashRows& state) {
   const int head_dim = b.call->kv.head_dim;
-  alignas(64) float p[R][kPageTokens];
+  alignas(64) float scores[R][kPageTokens];
   if (Packs(b)) {
-    ScorePage<kType, R>(b, w, row, page, NeedsMask(w.rows + row, page), p[0], kPageTokens);
+    ScorePage<kType, R>(b, w, row, page, NeedsMask(w.rows + row, page), scores[0], kPageTokens);
   } else {
-    FlashScoresByKey<kType, R>(b, w, row, page, p);
+    FlashScoresByKey<kType, R>(b, w, row, page, scores);
   }
-  FlashWeights<R>(w, row, p, head_dim, state);
   float* out = w.accumulator + int64_t{row} * head_dim;
+  if (kPaired<kType> && values) {
+    alignas(64) uint16_t weights[R][kPageTokens];
+    FlashWeights<R>(w, row, scores, weights, head_dim, state);
+    const ValuePairs rows = {weights[0], kPageTokens, static_cast<const int32_t*>(values),
+                             head_dim};
+    return AddTileValues<R>(rows, (slots + 1) / 2, out);
+  }
+  FlashWeights<R>(w, row, scores, scores, head_dim, state);
   if (values) {
-    AddTileValues<R>(p[0], kPageTokens, slots, values, head_dim, out);
+    AddTileFloats<R>(scores[0], kPageTokens, slots, static_cast<const float*>(values), head_dim,
+                     out);
   } else {
     const std::byte* there = b.call->kv.values(b.task->slice->pages[page], b.task->kv_head);
-    AddTileValues<kType, R>(p[0], kPageTokens, slots, there, head_dim, out);
+    const ValueRows<kType> rows = {scores[0], kPageTokens, there, head_dim};
+    AddTileValues<R>(rows, slots, out);
   }
 }
 
@@ -121,8 +142,14 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     const int slots = UsedSlots(b, w, page);
     if (!b.prefill && page < b.last_page) PrefetchPage(b, page + 1);
     if (Packs(b)) PackPage<kType>(*b.call, *b.task, page, w);
-    const float* values =
-        b.tiles > 2 ? PageValues<kType>(*b.call, *b.task, page, slots, w) : nullptr;
+    const void* values = nullptr;
+    if (b.tiles > 2) {
+      if constexpr (kPaired<kType>) {
+        values = PackValues(*b.call, *b.task, page, slots, w);
+      } else {
+        values = PageValues<kType>(*b.call, *b.task, page, slots, w);
+      }
+    }
     for (int tile = 0; tile < b.tiles; tile++) {
       const int row = tile * kTileRows;
       if (!SeesPage(w.rows + row, page)) continue;

@@ -39,12 +39,45 @@ inline void GatherValues(const AttentionCall& call, const AttentionTask& task, c
   }
 }
 
-// out[r] += weights[r] . values for the tile's rows over `slots` rows of values, [slots][head_dim]; row r's weight of
-// slot t at weights[r * stride + t], its output at out + r * head_dim.
-template <DataType kType, int R>
-inline void AddTileValues(const float* weights, int64_t stride, int slots, const std::byte* values,
-                          int head_dim, float* out) {
-  const int64_t row_bytes = int64_t{head_dim} * SizeOf(kType);
+// Weights and rows of values to be multiplied, one row of values a step: weight of row r at weights[r * stride + t], value
+// rows [steps][head_dim].
+template <DataType kType>
+struct ValueRows {
+  using Element = F;
+  const float* weights;
+  int64_t stride;
+  const std::byte* values;
+  int head_dim;
+
+  F Weight(int r, int t) const { return Set1(weights[r * stride + t]); }
+  F Value(int t, int d) const {
+    return LoadElements<kType>(values + int64_t{t} * head_dim * SizeOf(kType), d);
+  }
+  static F Add(F weight, F value, F acc) { return Fma(weight, value, acc); }
+};
+
+// The same in bfloat16, two rows a step: values as pairs, [steps][head_dim] (PackValues of pack.h); kPaired only.
+struct ValuePairs {
+  using Element = I;
+  const uint16_t* weights;
+  int64_t stride;
+  const int32_t* values;
+  int head_dim;
+
+  I Weight(int r, int t) const {
+    int32_t pair;
+    __builtin_memcpy(&pair, weights + r * stride + 2 * t, 4);
+    return Set1(pair);
+  }
+  I Value(int t, int d) const { return LoadI(values + t * head_dim + d); }
+  static F Add(I weight, I value, F acc) { return DotPairs(acc, weight, value); }
+};
+
+// out[r] += weights[r] . values for a tile of R rows; row r's output at out + r * head_dim.
+template <int R, typename Rows>
+inline void AddTileValues(const Rows& rows, int steps, float* out) {
+  using Element = typename Rows::Element;
+  const int head_dim = rows.head_dim;
   for (int dim = 0; dim < head_dim; dim += kTileVectors * kLanes) {
     const int left = (head_dim - dim) / kLanes;
     if (left >= kTileVectors) {
@@ -52,12 +85,12 @@ inline void AddTileValues(const float* weights, int64_t stride, int slots, const
       TAUSERVE_TILE_ROWS {
         TAUSERVE_TILE_VECTORS acc[r][v] = Load(out + r * head_dim + dim + v * kLanes);
       }
-      for (int t = 0; t < slots; t++) {
-        F x[kTileVectors];
-        TAUSERVE_TILE_VECTORS x[v] = LoadElements<kType>(values + t * row_bytes, dim + v * kLanes);
+      for (int t = 0; t < steps; t++) {
+        Element x[kTileVectors];
+        TAUSERVE_TILE_VECTORS x[v] = rows.Value(t, dim + v * kLanes);
         TAUSERVE_TILE_ROWS {
-          const F p = Set1(weights[r * stride + t]);
-          TAUSERVE_TILE_VECTORS acc[r][v] = Fma(p, x[v], acc[r][v]);
+          const Element p = rows.Weight(r, t);
+          TAUSERVE_TILE_VECTORS acc[r][v] = Rows::Add(p, x[v], acc[r][v]);
         }
       }
       TAUSERVE_TILE_ROWS {
@@ -69,21 +102,22 @@ inline void AddTileValues(const float* weights, int64_t stride, int slots, const
       const int at = dim + g * kLanes;
       F acc[R];
       TAUSERVE_TILE_ROWS acc[r] = Load(out + r * head_dim + at);
-      for (int t = 0; t < slots; t++) {
-        const F x = LoadElements<kType>(values + t * row_bytes, at);
-        TAUSERVE_TILE_ROWS acc[r] = Fma(Set1(weights[r * stride + t]), x, acc[r]);
+      for (int t = 0; t < steps; t++) {
+        const Element x = rows.Value(t, at);
+        TAUSERVE_TILE_ROWS acc[r] = Rows::Add(rows.Weight(r, t), x, acc[r]);
       }
       TAUSERVE_TILE_ROWS Store(out + r * head_dim + at, acc[r]);
     }
   }
 }
 
-// The same for values that were unpacked to floats.
+// The same over `slots` rows of floats, [slots][head_dim].
 template <int R>
-inline void AddTileValues(const float* weights, int64_t stride, int slots, const float* values,
+inline void AddTileFloats(const float* weights, int64_t stride, int slots, const float* values,
                           int head_dim, float* out) {
-  AddTileValues<DataType::kFloat32, R>(weights, stride, slots,
-                                       reinterpret_cast<const std::byte*>(values), head_dim, out);
+  const ValueRows<DataType::kFloat32> rows = {weights, stride,
+                                              reinterpret_cast<const std::byte*>(values), head_dim};
+  AddTileValues<R>(rows, slots, out);
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

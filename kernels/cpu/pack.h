@@ -128,6 +128,27 @@ inline void UnpackValues(const std::byte* const* row, int n, int head_dim, float
   }
 }
 
+// The first `slots` value rows of a page as pairs of bfloat16, [32][head_dim], to w.values; zeros behind them.
+inline const int32_t* PackValues(const AttentionCall& call, const AttentionTask& task, int page,
+                                 int slots, Workspace& w) {
+  const int head_dim = call.kv.head_dim;
+  const uint16_t* rows =
+      reinterpret_cast<const uint16_t*>(call.kv.values(task.slice->pages[page], task.kv_head));
+  int32_t* to = reinterpret_cast<int32_t*>(w.values);
+  for (int t = 0; t < kPageTokens; t += 2, rows += 2 * head_dim, to += head_dim) {
+    for (int d = 0; d < head_dim; d += kLanes) {
+      I x{};
+      if (t + 1 < slots) {
+        x = LoadPairs(rows + d, rows + head_dim + d);
+      } else if (t < slots) {
+        x = LoadPairs(rows + d, rows + d) & 0xffff;
+      }
+      StoreI(to + d, x);
+    }
+  }
+  return reinterpret_cast<const int32_t*>(w.values);
+}
+
 // The first `slots` values of a page as floats: where they lie, or in w.values.
 template <DataType kType>
 inline const float* PageValues(const AttentionCall& call, const AttentionTask& task, int page,

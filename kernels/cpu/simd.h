@@ -180,6 +180,27 @@ TAUSERVE_INLINE F DotPairs(F acc, I q, I k) {
 #endif
 }
 
+// kLanes floats rounded to bfloat16; kNativeBf16 only.
+TAUSERVE_INLINE void StoreRounded(uint16_t* p, F x) {
+#if TAUSERVE_ISA_LEVEL >= 4
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+  (void)p, (void)x;
+#endif
+}
+
+// kLanes bfloat16 of `even` and of `odd` as pairs; kLanes == 16 only.
+TAUSERVE_INLINE I LoadPairs(const uint16_t* even, const uint16_t* odd) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
+  return (I)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+#else
+  (void)even, (void)odd;
+  return I{};
+#endif
+}
+
 // The lanes' lowest bytes.
 TAUSERVE_INLINE void StoreBytes(int8_t* p, I x) {
 #if TAUSERVE_ISA_LEVEL >= 2
@@ -220,6 +241,21 @@ TAUSERVE_INLINE F Exp2(F x) {
   return (F)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
   return p * AsF((ToI(n) + 127) << 23);
+#endif
+}
+
+// 2^x to about 1e-4 relative, for what is rounded to bfloat16; x <= 127, 0 far below -126.
+TAUSERVE_INLINE F Exp2Rough(F x) {
+#if TAUSERVE_ISA_LEVEL >= 2
+  const F n = (F)_mm512_roundscale_ps((__m512)x, 0);
+  const F f = x - n;
+  F p = Set1(5.51716701e-2f);
+  p = Fma(p, f, Set1(2.42611128e-1f));
+  p = Fma(p, f, Set1(6.93260986e-1f));
+  p = Fma(p, f, Set1(9.99928073e-1f));
+  return (F)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  return Exp2(x);
 #endif
 }
 

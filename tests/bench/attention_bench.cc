@@ -1,4 +1,6 @@
-// Attention, entmax beside softmax on the same queries, keys, values and pages with the same microkernel:
+// Attention, entmax beside softmax on the same queries, keys, values and pages with the same microkernel, and the bare
+// product of queries and keys with it, which bounds both:
+//   product/tokens:N/head_dim:D
 //   {prefill,decode}/{entmax,softmax}/random/tokens:N/sigma:S/head_dim:D/group:G/alpha:A[/slope:B]
 //   {prefill,decode}/{entmax,softmax}/recorded/<heads>/tokens:N/chunk:C
 // `random`: normal queries and keys whose scores have the standard deviation sigma. `recorded`: those of the embedded
@@ -30,6 +32,7 @@
 #include "nlohmann/json.hpp"
 #include "server/model/tokenizer/tokenizer.h"
 #include "server/model/transformer.h"
+#include "tests/bench/bare_product.h"
 #include "tests/bench/recording_backend.h"
 #include "tests/server/model/sequence_runner.h"
 
@@ -291,7 +294,28 @@ void RegisterRecorded(bool decode, int tokens, const std::string& heads, int chu
   });
 }
 
+// The causal product of N queries with N keys, masked pages whole, from one packed page: half of what softmax multiplies.
+void RegisterProduct(int tokens, int head_dim) {
+  const std::string name = absl::StrCat("product/tokens:", tokens, "/head_dim:", head_dim);
+  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+    constexpr int kRows = 192;
+    const cpu::BareProduct product = cpu::BareProductFor(*cpu::ChooseIsa());
+    int64_t products = 0;
+    for (auto _ : state) {
+      products = 0;
+      for (int row = 0; row < tokens; row += kRows) {
+        const int pages = (std::min(row + kRows, tokens) + kPageTokens - 1) / kPageTokens;
+        product(kRows, pages, head_dim);
+        products += int64_t{kRows} * pages * kPageTokens * head_dim;
+      }
+    }
+    state.counters["flops"] = benchmark::Counter(
+        2.0 * products, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
+  })->Unit(benchmark::kMillisecond);
+}
+
 void RegisterAll() {
+  for (int head_dim : {64, 128}) RegisterProduct(16384, head_dim);
   for (int tokens : {4096, 8192, 16384, 65536}) {
     for (const char* heads : {"all", "alibi", "narrow", "wide"}) {
       RegisterRecorded(false, tokens, heads, kChunk);
