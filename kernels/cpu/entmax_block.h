@@ -126,19 +126,30 @@ inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats
   stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
 }
 
-// Scores of a row's columns become weights.
+// Weights where a row's scores were.
+template <DataType kType>
+inline constexpr int kWeightsInFloat = sizeof(float) / sizeof(Weight<kType>);
+template <DataType kType>
+TAUSERVE_INLINE Weight<kType>* WeightsIn(float* row) {
+  return reinterpret_cast<Weight<kType>*>(row);
+}
+
+// Scores of a row's columns become weights, in their place: those take no more room.
+template <DataType kType>
 inline void WeighColumns(Workspace& w, int r) {
   const RowState& row = w.rows[r];
   float* score = w.columns.row(r);
+  Weight<kType>* weight = WeightsIn<kType>(score);
   const int columns = w.columns.padded();
   if (row.wide || row.column_support == 0) {
-    for (int i = 0; i < columns; i += kLanes) Store(score + i, F{});
+    for (int i = 0; i < columns; i += kLanes) StoreWeights(weight + i, F{});
     return;
   }
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   const RowScores scores = ScoresOf(w, r);
   for (int i = 0; i < columns; i += kLanes) {
-    Store(score + i, WeightOf(f, GapAbove(scores, Load(score + i), row.gap)) * row.normalize);
+    const F p = WeightOf(f, GapAbove(scores, Load(score + i), row.gap)) * row.normalize;
+    StoreWeights(weight + i, p);
   }
 }
 
@@ -166,10 +177,10 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
   const int head_dim = b.call->kv.head_dim;
   for (int r = 0; r < b.tiles * kTileRows; r++) {
     if (r >= b.rows) w.rows[r].column_support = 0;
-    WeighColumns(w, r);
+    WeighColumns<kType>(w, r);
   }
   for (int column = 0; column < c.count; column += kPageTokens) {
-    const float* values;
+    const void* values;
     int slots, first = 0;
     if (column < c.pages * kPageTokens) {
       const int page = c.page[column / kPageTokens];
@@ -179,15 +190,15 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
     } else {
       const std::byte* row[kPageTokens];
       slots = ColumnRows(b, c, column, /*values=*/true, row);
-      UnpackValues<kType>(row, slots, head_dim, w.values);
-      values = w.values;
+      values = PackValues<kType>(row, slots, head_dim, w.values);
     }
     stats.kv_bytes_read += slots * b.call->kv.row_bytes();
     for (int tile = 0; tile < b.tiles; tile++) {
       if (w.rows[tile * kTileRows + kTileRows - 1].position < first) continue;
-      AddTileFloats<kTileRows>(w.columns.row(tile * kTileRows) + column, kColumnStride, slots,
-                               values, head_dim,
-                               w.accumulator + int64_t{tile} * kTileRows * head_dim);
+      const auto* weight = WeightsIn<kType>(w.columns.row(tile * kTileRows)) + column;
+      AddPackedValues<kType, kTileRows>(weight, kColumnStride * kWeightsInFloat<kType>, slots,
+                                        values, head_dim,
+                                        w.accumulator + int64_t{tile} * kTileRows * head_dim);
     }
   }
 }
@@ -208,6 +219,7 @@ inline void DenseScores(const Block& b, Workspace& w, int tile, int tiles, int64
 }
 
 // Replaces a dense row's scores by its weights.
+template <DataType kType>
 inline void DenseWeights(const Block& b, const RowState& row, float* scores, uint64_t* attended,
                          AttentionStats& stats) {
   const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
@@ -226,7 +238,7 @@ inline void DenseWeights(const Block& b, const RowState& row, float* scores, uin
     int in_page = 0;
     for (int64_t i = page * kPageTokens; i < (page + 1) * kPageTokens; i += kLanes) {
       const F p = WeightOf(f, GapAbove(all, Load(scores + i), gap.u)) * normalize;
-      Store(scores + i, p);
+      StoreWeights(WeightsIn<kType>(scores) + i, p);
       in_page += __builtin_popcount(Greater(p, F{}));
     }
     if (in_page) MarkPage(attended, b.first_page + static_cast<int>(page));
@@ -246,7 +258,7 @@ inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int 
     const int r = tile * kTileRows + i;
     float* scores = w.dense + i * n;
     if (r >= from && r < to && w.rows[r].wide) {
-      DenseWeights(b, w.rows[r], scores, AttendedBy(b, w, r), stats);
+      DenseWeights<kType>(b, w.rows[r], scores, AttendedBy(b, w, r), stats);
       stats.wide_rows++;
     } else {
       for (int64_t k = 0; k < n; k += kLanes) Store(scores + k, F{});
@@ -254,11 +266,12 @@ inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int 
   }
   for (int page = b.first_page; page <= b.last_page; page++) {
     const int slots = UsedSlots(b, w, page);
-    const float* values = PageValues<kType>(*b.call, *b.task, page, slots, w);
+    const void* values = PageValues<kType>(*b.call, *b.task, page, slots, w);
     for (int t = 0; t < tiles; t++) {
-      AddTileFloats<kTileRows>(w.dense + t * kTileRows * n + (page - b.first_page) * kPageTokens, n,
-                               slots, values, head_dim,
-                               w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
+      const auto* weight =
+          WeightsIn<kType>(w.dense + t * kTileRows * n) + (page - b.first_page) * kPageTokens;
+      AddPackedValues<kType, kTileRows>(weight, n * kWeightsInFloat<kType>, slots, values, head_dim,
+                                        w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
     }
   }
   stats.kv_bytes_read += (b.last_page - b.first_page + 1) * b.call->kv.block_bytes();

@@ -38,16 +38,10 @@ struct FlashRows {
   alignas(64) float sum[kPaddedRows][kLanes];
 };
 
-// A weight as it will be multiplied: floats, or bfloat16 where pairs of those are.
-TAUSERVE_INLINE F StoreWeight(float* p, F x) {
-  const F weight = Exp2(x);
-  Store(p, weight);
-  return weight;
-}
-TAUSERVE_INLINE F StoreWeight(uint16_t* p, F x) {
-  const F weight = Exp2Rough(x);
-  StoreRounded(p, weight);
-  return weight;
+// 2^x as precise as it will be multiplied.
+template <typename Weight>
+TAUSERVE_INLINE F WeightExp2(F x) {
+  return std::is_same_v<Weight, uint16_t> ? Exp2Rough(x) : Exp2(x);
 }
 
 // Scores become weights relative to the running maximum, in `to`; a row's sum and output are rescaled where it rose.
@@ -73,7 +67,9 @@ TAUSERVE_INLINE void FlashWeights(const Workspace& w, int row,
     }
     // Masked scores are -infinity: their weight is zero, also in a row that has seen no key yet (its max is -3e38).
     _Pragma("GCC unroll 16") for (int i = 0; i < kPageTokens; i += kLanes) {
-      sum += StoreWeight(to[r] + i, Fma(Load(score + i), Set1(factor), Set1(-max)));
+      const F weight = WeightExp2<Weight>(Fma(Load(score + i), Set1(factor), Set1(-max)));
+      StoreWeights(to[r] + i, weight);
+      sum += weight;
     }
     Store(state.sum[row + r], sum);
   }
@@ -82,7 +78,7 @@ TAUSERVE_INLINE void FlashWeights(const Workspace& w, int row,
 // Whether the block's scores come from packed pages; for one row that takes longer than key by key.
 inline bool Packs(const Block& b) { return b.prefill || (kPacksFast && b.rows > 1); }
 
-// `values`: the page's values as floats, or as pairs of bfloat16 (kPaired); null: they are read as they lie.
+// `values`: the page's values, packed for a product; null: they are read as they lie.
 template <DataType kType, int R>
 inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots,
                       const void* values, FlashRows& state) {
@@ -94,18 +90,12 @@ inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots
     FlashScoresByKey<kType, R>(b, w, row, page, scores);
   }
   float* out = w.accumulator + int64_t{row} * head_dim;
-  if (kPaired<kType> && values) {
-    alignas(64) uint16_t weights[R][kPageTokens];
-    FlashWeights<R>(w, row, scores, weights, head_dim, state);
-    const ValuePairs rows = {weights[0], kPageTokens, static_cast<const int32_t*>(values),
-                             head_dim};
-    return AddTileValues<R>(rows, (slots + 1) / 2, out);
-  }
-  FlashWeights<R>(w, row, scores, scores, head_dim, state);
   if (values) {
-    AddTileFloats<R>(scores[0], kPageTokens, slots, static_cast<const float*>(values), head_dim,
-                     out);
+    alignas(64) Weight<kType> weights[R][kPageTokens];
+    FlashWeights<R>(w, row, scores, weights, head_dim, state);
+    AddPackedValues<kType, R>(weights[0], kPageTokens, slots, values, head_dim, out);
   } else {
+    FlashWeights<R>(w, row, scores, scores, head_dim, state);
     const std::byte* there = b.call->kv.values(b.task->slice->pages[page], b.task->kv_head);
     const ValueRows<kType> rows = {scores[0], kPageTokens, there, head_dim};
     AddTileValues<R>(rows, slots, out);
@@ -142,14 +132,8 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     const int slots = UsedSlots(b, w, page);
     if (!b.prefill && page < b.last_page) PrefetchPage(b, page + 1);
     if (Packs(b)) PackPage<kType>(*b.call, *b.task, page, w);
-    const void* values = nullptr;
-    if (b.tiles > 2) {
-      if constexpr (kPaired<kType>) {
-        values = PackValues(*b.call, *b.task, page, slots, w);
-      } else {
-        values = PageValues<kType>(*b.call, *b.task, page, slots, w);
-      }
-    }
+    const void* values =
+        b.tiles > 2 ? PageValues<kType>(*b.call, *b.task, page, slots, w) : nullptr;
     for (int tile = 0; tile < b.tiles; tile++) {
       const int row = tile * kTileRows;
       if (!SeesPage(w.rows + row, page)) continue;

@@ -3,6 +3,8 @@
 #ifndef TAUSERVE_KERNELS_CPU_GATHER_H_
 #define TAUSERVE_KERNELS_CPU_GATHER_H_
 
+#include <type_traits>
+
 #include "kernels/cpu/score_tile.h"
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
@@ -56,7 +58,7 @@ struct ValueRows {
   static F Add(F weight, F value, F acc) { return Fma(weight, value, acc); }
 };
 
-// The same in bfloat16, two rows a step: values as pairs, [steps][head_dim] (PackValues of pack.h); kPaired only.
+// The same in bfloat16, two rows a step: values as pairs, [steps][head_dim] (pack.h); kPaired only.
 struct ValuePairs {
   using Element = I;
   const uint16_t* weights;
@@ -111,13 +113,25 @@ inline void AddTileValues(const Rows& rows, int steps, float* out) {
   }
 }
 
-// The same over `slots` rows of floats, [slots][head_dim].
-template <int R>
-inline void AddTileFloats(const float* weights, int64_t stride, int slots, const float* values,
-                          int head_dim, float* out) {
-  const ValueRows<DataType::kFloat32> rows = {weights, stride,
-                                              reinterpret_cast<const std::byte*>(values), head_dim};
-  AddTileValues<R>(rows, slots, out);
+// Weights as a product reads them: bfloat16 (kPaired), else floats.
+template <DataType kType>
+using Weight = std::conditional_t<kPaired<kType>, uint16_t, float>;
+
+TAUSERVE_INLINE void StoreWeights(float* p, F x) { Store(p, x); }
+TAUSERVE_INLINE void StoreWeights(uint16_t* p, F x) { StoreRounded(p, x); }
+
+// The same over `slots` rows of packed values (PackValues of pack.h).
+template <DataType kType, int R>
+inline void AddPackedValues(const Weight<kType>* weights, int64_t stride, int slots,
+                            const void* values, int head_dim, float* out) {
+  if constexpr (kPaired<kType>) {
+    const ValuePairs rows = {weights, stride, static_cast<const int32_t*>(values), head_dim};
+    AddTileValues<R>(rows, (slots + 1) / 2, out);
+  } else {
+    const ValueRows<DataType::kFloat32> rows = {weights, stride,
+                                                static_cast<const std::byte*>(values), head_dim};
+    AddTileValues<R>(rows, slots, out);
+  }
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE

@@ -128,37 +128,36 @@ inline void UnpackValues(const std::byte* const* row, int n, int head_dim, float
   }
 }
 
-// The first `slots` value rows of a page as pairs of bfloat16, [32][head_dim], to w.values; zeros behind them.
-inline const int32_t* PackValues(const AttentionCall& call, const AttentionTask& task, int page,
-                                 int slots, Workspace& w) {
-  const int head_dim = call.kv.head_dim;
-  const uint16_t* rows =
-      reinterpret_cast<const uint16_t*>(call.kv.values(task.slice->pages[page], task.kv_head));
-  int32_t* to = reinterpret_cast<int32_t*>(w.values);
-  for (int t = 0; t < kPageTokens; t += 2, rows += 2 * head_dim, to += head_dim) {
-    for (int d = 0; d < head_dim; d += kLanes) {
-      I x{};
-      if (t + 1 < slots) {
-        x = LoadPairs(rows + d, rows + head_dim + d);
-      } else if (t < slots) {
-        x = LoadPairs(rows + d, rows + d) & 0xffff;
-      }
-      StoreI(to + d, x);
-    }
+// `n` value rows of bfloat16 as pairs of rows, [ceil(n / 2)][head_dim]; where n is odd, the last one's partner is zeros.
+inline void PackValuePairs(const std::byte* const* row, int n, int head_dim, int32_t* out) {
+  for (int t = 0; t < n; t += 2, out += head_dim) {
+    const uint16_t* even = reinterpret_cast<const uint16_t*>(row[t]);
+    const uint16_t* odd = t + 1 < n ? reinterpret_cast<const uint16_t*>(row[t + 1]) : even;
+    const I mask = Set1(t + 1 < n ? -1 : 0xffff);
+    for (int d = 0; d < head_dim; d += kLanes) StoreI(out + d, LoadPairs(even + d, odd + d) & mask);
   }
-  return reinterpret_cast<const int32_t*>(w.values);
 }
 
-// The first `slots` values of a page as floats: where they lie, or in w.values.
+// The same as a product with weights reads them: pairs (kPaired), else floats. Returns `out`.
 template <DataType kType>
-inline const float* PageValues(const AttentionCall& call, const AttentionTask& task, int page,
-                               int slots, Workspace& w) {
+inline const void* PackValues(const std::byte* const* row, int n, int head_dim, float* out) {
+  if constexpr (kPaired<kType>) {
+    PackValuePairs(row, n, head_dim, reinterpret_cast<int32_t*>(out));
+  } else {
+    UnpackValues<kType>(row, n, head_dim, out);
+  }
+  return out;
+}
+
+// The first `slots` values of a page as a product reads them: pairs (kPaired) or floats, where they lie or in w.values.
+template <DataType kType>
+inline const void* PageValues(const AttentionCall& call, const AttentionTask& task, int page,
+                              int slots, Workspace& w) {
   const std::byte* values = call.kv.values(task.slice->pages[page], task.kv_head);
-  if constexpr (kType == DataType::kFloat32) return reinterpret_cast<const float*>(values);
+  if constexpr (kType == DataType::kFloat32) return values;
   const std::byte* row[kPageTokens];
   for (int i = 0; i < slots; i++) row[i] = values + i * call.kv.row_bytes();
-  UnpackValues<kType>(row, slots, call.kv.head_dim, w.values);
-  return w.values;
+  return PackValues<kType>(row, slots, call.kv.head_dim, w.values);
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE
