@@ -456,8 +456,8 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     support += w.rows[r].column_support;
     fits &= w.rows[r].count + w.rows[r].column_support <= kMaxHits - kPageTokens;
   }
-  // A key of a gather costs about as much as six columns of a product.
-  if (!fits || support * 6 > int64_t{b.rows} * w.columns.count) {
+  // A key of a gather costs about as much as eight columns of a product.
+  if (!fits || support * 8 > int64_t{b.rows} * w.columns.count) {
     AddColumnValues<kType>(b, w, stats);
   } else {
     for (int r = 0; r < b.rows; r++) {
