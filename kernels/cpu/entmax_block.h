@@ -126,30 +126,19 @@ inline void GatherRow(const Block& b, Workspace& w, int r, AttentionStats& stats
   stats.kv_bytes_read += row.count * b.call->kv.row_bytes();
 }
 
-// Weights where a row's scores were.
-template <DataType kType>
-inline constexpr int kWeightsInFloat = sizeof(float) / sizeof(Weight<kType>);
-template <DataType kType>
-TAUSERVE_INLINE Weight<kType>* WeightsIn(float* row) {
-  return reinterpret_cast<Weight<kType>*>(row);
-}
-
-// Scores of a row's columns become weights, in their place: those take no more room.
-template <DataType kType>
+// Scores of a row's columns become weights.
 inline void WeighColumns(Workspace& w, int r) {
   const RowState& row = w.rows[r];
   float* score = w.columns.row(r);
-  Weight<kType>* weight = WeightsIn<kType>(score);
   const int columns = w.columns.padded();
   if (row.wide || row.column_support == 0) {
-    for (int i = 0; i < columns; i += kLanes) StoreWeights(weight + i, F{});
+    for (int i = 0; i < columns; i += kLanes) Store(score + i, F{});
     return;
   }
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   const RowScores scores = ScoresOf(w, r);
   for (int i = 0; i < columns; i += kLanes) {
-    const F p = WeightOf(f, GapAbove(scores, Load(score + i), row.gap)) * row.normalize;
-    StoreWeights(weight + i, p);
+    Store(score + i, WeightOf(f, GapAbove(scores, Load(score + i), row.gap)) * row.normalize);
   }
 }
 
@@ -177,7 +166,7 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
   const int head_dim = b.call->kv.head_dim;
   for (int r = 0; r < b.tiles * kTileRows; r++) {
     if (r >= b.rows) w.rows[r].column_support = 0;
-    WeighColumns<kType>(w, r);
+    WeighColumns(w, r);
   }
   for (int column = 0; column < c.count; column += kPageTokens) {
     const void* values;
@@ -186,18 +175,17 @@ inline void AddColumnValues(const Block& b, Workspace& w, AttentionStats& stats)
       const int page = c.page[column / kPageTokens];
       first = page * kPageTokens;
       slots = UsedSlots(b, w, page);
-      values = PageValues<kType>(*b.call, *b.task, page, slots, w);
+      values = PageValues<kType, false>(*b.call, *b.task, page, slots, w);
     } else {
       const std::byte* row[kPageTokens];
       slots = ColumnRows(b, c, column, /*values=*/true, row);
-      values = PackValues<kType>(row, slots, head_dim, w.values);
+      values = PackValues<kType, false>(row, slots, head_dim, w.values);
     }
     stats.kv_bytes_read += slots * b.call->kv.row_bytes();
     for (int tile = 0; tile < b.tiles; tile++) {
       if (w.rows[tile * kTileRows + kTileRows - 1].position < first) continue;
-      const auto* weight = WeightsIn<kType>(w.columns.row(tile * kTileRows)) + column;
-      AddPackedValues<kType, kTileRows>(weight, kColumnStride * kWeightsInFloat<kType>, slots,
-                                        values, head_dim,
+      AddPackedValues<false, kTileRows>(w.columns.row(tile * kTileRows) + column, kColumnStride,
+                                        slots, values, head_dim,
                                         w.accumulator + int64_t{tile} * kTileRows * head_dim);
     }
   }
@@ -216,6 +204,15 @@ inline void DenseScores(const Block& b, Workspace& w, int tile, int tiles, int64
     }
   }
   stats.kv_bytes_read += (b.last_page - b.first_page + 1) * b.call->kv.block_bytes();
+}
+
+// Dense rows are multiplied as softmax's are: in pairs of bfloat16 where keys are. Their weights take their scores' place,
+// or half of it.
+template <DataType kType>
+inline constexpr int kWeightsInScore = sizeof(float) / sizeof(Weight<kPaired<kType>>);
+template <DataType kType>
+TAUSERVE_INLINE Weight<kPaired<kType>>* WeightsIn(float* scores) {
+  return reinterpret_cast<Weight<kPaired<kType>>*>(scores);
 }
 
 // Replaces a dense row's scores by its weights.
@@ -266,12 +263,13 @@ inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int 
   }
   for (int page = b.first_page; page <= b.last_page; page++) {
     const int slots = UsedSlots(b, w, page);
-    const void* values = PageValues<kType>(*b.call, *b.task, page, slots, w);
+    const void* values = PageValues<kType, kPaired<kType>>(*b.call, *b.task, page, slots, w);
     for (int t = 0; t < tiles; t++) {
       const auto* weight =
           WeightsIn<kType>(w.dense + t * kTileRows * n) + (page - b.first_page) * kPageTokens;
-      AddPackedValues<kType, kTileRows>(weight, n * kWeightsInFloat<kType>, slots, values, head_dim,
-                                        w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
+      AddPackedValues<kPaired<kType>, kTileRows>(
+          weight, n * kWeightsInScore<kType>, slots, values, head_dim,
+          w.accumulator + int64_t{tile + t} * kTileRows * head_dim);
     }
   }
   stats.kv_bytes_read += (b.last_page - b.first_page + 1) * b.call->kv.block_bytes();
@@ -456,8 +454,8 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     support += w.rows[r].column_support;
     fits &= w.rows[r].count + w.rows[r].column_support <= kMaxHits - kPageTokens;
   }
-  // A key of a gather costs about as much as eight columns of a product.
-  if (!fits || support * 8 > int64_t{b.rows} * w.columns.count) {
+  // A key of a gather costs about as much as six columns of a product.
+  if (!fits || support * 6 > int64_t{b.rows} * w.columns.count) {
     AddColumnValues<kType>(b, w, stats);
   } else {
     for (int r = 0; r < b.rows; r++) {

@@ -91,9 +91,9 @@ inline void FlashTile(const Block& b, Workspace& w, int row, int page, int slots
   }
   float* out = w.accumulator + int64_t{row} * head_dim;
   if (values) {
-    alignas(64) Weight<kType> weights[R][kPageTokens];
+    alignas(64) Weight<kPaired<kType>> weights[R][kPageTokens];
     FlashWeights<R>(w, row, scores, weights, head_dim, state);
-    AddPackedValues<kType, R>(weights[0], kPageTokens, slots, values, head_dim, out);
+    AddPackedValues<kPaired<kType>, R>(weights[0], kPageTokens, slots, values, head_dim, out);
   } else {
     FlashWeights<R>(w, row, scores, scores, head_dim, state);
     const std::byte* there = b.call->kv.values(b.task->slice->pages[page], b.task->kv_head);
@@ -133,7 +133,7 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     if (!b.prefill && page < b.last_page) PrefetchPage(b, page + 1);
     if (Packs(b)) PackPage<kType>(*b.call, *b.task, page, w);
     const void* values =
-        b.tiles > 2 ? PageValues<kType>(*b.call, *b.task, page, slots, w) : nullptr;
+        b.tiles > 2 ? PageValues<kType, kPaired<kType>>(*b.call, *b.task, page, slots, w) : nullptr;
     for (int tile = 0; tile < b.tiles; tile++) {
       const int row = tile * kTileRows;
       if (!SeesPage(w.rows + row, page)) continue;

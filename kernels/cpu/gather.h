@@ -113,18 +113,18 @@ inline void AddTileValues(const Rows& rows, int steps, float* out) {
   }
 }
 
-// Weights as a product reads them: bfloat16 (kPaired), else floats.
-template <DataType kType>
-using Weight = std::conditional_t<kPaired<kType>, uint16_t, float>;
+// Weights as a product reads them.
+template <bool kPairs>
+using Weight = std::conditional_t<kPairs, uint16_t, float>;
 
 TAUSERVE_INLINE void StoreWeights(float* p, F x) { Store(p, x); }
 TAUSERVE_INLINE void StoreWeights(uint16_t* p, F x) { StoreRounded(p, x); }
 
 // The same over `slots` rows of packed values (PackValues of pack.h).
-template <DataType kType, int R>
-inline void AddPackedValues(const Weight<kType>* weights, int64_t stride, int slots,
+template <bool kPairs, int R>
+inline void AddPackedValues(const Weight<kPairs>* weights, int64_t stride, int slots,
                             const void* values, int head_dim, float* out) {
-  if constexpr (kPaired<kType>) {
+  if constexpr (kPairs) {
     const ValuePairs rows = {weights, stride, static_cast<const int32_t*>(values), head_dim};
     AddTileValues<R>(rows, (slots + 1) / 2, out);
   } else {

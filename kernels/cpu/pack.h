@@ -138,10 +138,10 @@ inline void PackValuePairs(const std::byte* const* row, int n, int head_dim, int
   }
 }
 
-// The same as a product with weights reads them: pairs (kPaired), else floats. Returns `out`.
-template <DataType kType>
+// The same as a product with weights reads them: pairs (where kPaired) or floats. Returns `out`.
+template <DataType kType, bool kPairs>
 inline const void* PackValues(const std::byte* const* row, int n, int head_dim, float* out) {
-  if constexpr (kPaired<kType>) {
+  if constexpr (kPairs) {
     PackValuePairs(row, n, head_dim, reinterpret_cast<int32_t*>(out));
   } else {
     UnpackValues<kType>(row, n, head_dim, out);
@@ -149,15 +149,15 @@ inline const void* PackValues(const std::byte* const* row, int n, int head_dim, 
   return out;
 }
 
-// The first `slots` values of a page as a product reads them: pairs (kPaired) or floats, where they lie or in w.values.
-template <DataType kType>
+// The first `slots` values of a page as a product reads them, where they lie or in w.values.
+template <DataType kType, bool kPairs>
 inline const void* PageValues(const AttentionCall& call, const AttentionTask& task, int page,
                               int slots, Workspace& w) {
   const std::byte* values = call.kv.values(task.slice->pages[page], task.kv_head);
   if constexpr (kType == DataType::kFloat32) return values;
   const std::byte* row[kPageTokens];
   for (int i = 0; i < slots; i++) row[i] = values + i * call.kv.row_bytes();
-  return PackValues<kType>(row, slots, call.kv.head_dim, w.values);
+  return PackValues<kType, kPairs>(row, slots, call.kv.head_dim, w.values);
 }
 
 }  // namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE
