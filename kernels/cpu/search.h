@@ -326,6 +326,9 @@ inline void TakeBytes(const Block& b, Workspace& w, int r, int first_key, const 
   if (slack > row.slack) row.slack = slack;
 }
 
+// Below every floor of sums of byte products, and far enough from the least number that offsets can be taken off.
+inline constexpr int32_t kNoSum = INT32_MIN / 2;
+
 template <int R>
 inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, uint64_t taken,
                              const uint8_t* shadow) {
@@ -335,7 +338,7 @@ inline void SearchShadowTile(const Block& b, Workspace& w, int tile, int page, u
   if (taken) {
     TAUSERVE_TILE_VECTORS {
       const Mask out = taken >> (v * kLanes) & kAllLanes;
-      TAUSERVE_TILE_ROWS acc[r][v] = SelectI(out, Set1(INT32_MIN), acc[r][v]);
+      TAUSERVE_TILE_ROWS acc[r][v] = SelectI(out, Set1(kNoSum), acc[r][v]);
     }
   }
   uint32_t hit = 0;
