@@ -111,7 +111,7 @@ TEST_P(AttentionTest, EveryKeyIsVisibleWhereNotCausal) {
   c.alpha = {1.5f, 1.0f, 1.8f};
   c.num_heads = 6;
   c.num_kv_heads = 3;
-  c.steps = {{300, 1, 40, 7}, {0, 129}, {5, 0, 0, 200}};
+  c.steps = {{300, 1, 40, 7}, {0, 129, 0, 0}, {5, 0, 0, 200}};
   Run(c);
 }
 
