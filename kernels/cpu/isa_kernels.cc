@@ -55,10 +55,9 @@ void AttendBlock(Block& b, bool softmax, Workspace& w) {
   b.last_page = w.rows[b.tokens - 1].position / kPageTokens;
   b.groups = task.head_end - task.head_begin;
   if (b.prefill) {
-    const int position = w.rows[0].position;
-    b.first_group_rows = kPageTokens - position % kPageTokens;
-    b.groups = b.last_page - position / kPageTokens + 1;
-    if (!call.spec->causal) b.first_group_rows = b.rows;  // all rows have the last position
+    const int first = task.slice->context_tokens + b.token_begin;
+    b.first_group_rows = kPageTokens - first % kPageTokens;
+    b.groups = (first + b.rows - 1) / kPageTokens - first / kPageTokens + 1;
   }
   AttentionStats& stats = w.stats[task.slice_index];
   const int64_t pages = b.last_page - b.first_page + 1;
@@ -70,7 +69,8 @@ void AttendBlock(Block& b, bool softmax, Workspace& w) {
   stats.keys_considered += b.visible_keys;
   int64_t blocks = 0;
   for (int group = 0; group < b.groups; group++) {
-    const int last = b.prefill ? b.last_page - (b.groups - 1 - group) : b.last_page;
+    const int last =
+        b.prefill && call.spec->causal ? b.last_page - (b.groups - 1 - group) : b.last_page;
     const int from = b.prefill && group > 0 ? b.first_group_rows + (group - 1) * kPageTokens : 0;
     blocks += last - w.rows[from].first_key / kPageTokens + 1;
   }

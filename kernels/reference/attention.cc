@@ -6,29 +6,31 @@
 
 namespace tauserve::reference {
 
+double Gap(const std::vector<double>& a, double alpha) {
+  const double max = *std::max_element(a.begin(), a.end());
+  const double exponent = 1 / (alpha - 1);
+  double lo = 0, hi = 1;
+  while (true) {
+    const double middle = 0.5 * (lo + hi);
+    if (middle <= lo || middle >= hi) return hi;
+    double sum = 0;
+    for (double x : a) {
+      const double z = middle + (alpha - 1) * (x - max);
+      if (z > 0) sum += std::pow(z, exponent);
+    }
+    (sum > 1 ? hi : lo) = middle;
+  }
+}
+
 std::vector<double> Weights(const std::vector<double>& a, double alpha) {
   const double max = *std::max_element(a.begin(), a.end());
+  const double gap = alpha == 1 ? 0 : Gap(a, alpha);
   std::vector<double> p(a.size());
   double sum = 0;
-  if (alpha == 1) {
-    for (size_t j = 0; j < a.size(); j++) sum += p[j] = std::exp(a[j] - max);
-  } else {
-    const double exponent = 1 / (alpha - 1);
-    auto weigh = [&](double gap) {
-      sum = 0;
-      for (size_t j = 0; j < a.size(); j++) {
-        const double z = gap + (alpha - 1) * (a[j] - max);
-        sum += p[j] = z > 0 ? std::pow(z, exponent) : 0;
-      }
-      return sum;
-    };
-    double lo = 0, hi = 1;  // the gap max - tau, in scaled scores
-    while (true) {
-      const double middle = 0.5 * (lo + hi);
-      if (middle <= lo || middle >= hi) break;
-      (weigh(middle) > 1 ? hi : lo) = middle;
-    }
-    weigh(hi);
+  for (size_t j = 0; j < a.size(); j++) {
+    const double z = gap + (alpha - 1) * (a[j] - max);
+    p[j] = alpha == 1 ? std::exp(a[j] - max) : z > 0 ? std::pow(z, 1 / (alpha - 1)) : 0;
+    sum += p[j];
   }
   for (double& x : p) x /= sum;
   return p;
@@ -43,6 +45,10 @@ RowResult Attend(const Row& row) {
   }
   RowResult result;
   result.weights = Weights(a, row.alpha);
+  if (row.alpha > 1) {
+    const double max = *std::max_element(a.begin(), a.end()), gap = Gap(a, row.alpha);
+    for (double x : a) result.margins.push_back(gap + (row.alpha - 1) * (x - max));
+  }
   result.out.assign(row.head_dim, 0.0);
   for (int j = row.first; j < row.last; j++) {
     const double p = result.weights[j - row.first];

@@ -7,8 +7,11 @@
 
 namespace tauserve::reference {
 
-// Entmax or softmax (alpha == 1) weights of the scores `a`, which may hold -infinity; sum 1. tau by bisection to the
-// last bit of a double. NaN scores are not allowed, and at least one must be finite.
+// max_j (alpha - 1) a_j - tau, for alpha > 1; by bisection to the last bit of a double.
+double Gap(const std::vector<double>& a, double alpha);
+
+// Entmax or softmax (alpha == 1) weights of the scores `a`, which may hold -infinity; sum 1. NaN scores are not
+// allowed, and at least one must be finite.
 std::vector<double> Weights(const std::vector<double>& a, double alpha);
 
 // One query row. `q` [head_dim], `keys` and `values` [n][head_dim]; the row sees keys [first, last) and stands at
@@ -28,6 +31,8 @@ struct Row {
 struct RowResult {
   std::vector<double> out;      // [head_dim]
   std::vector<double> weights;  // of keys [first, last)
+  std::vector<double>
+      margins;  // alpha > 1: (alpha - 1) a_j - tau of these keys; weight where positive
 };
 
 RowResult Attend(const Row& row);
