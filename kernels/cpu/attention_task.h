@@ -56,8 +56,12 @@ inline constexpr int kPaddedRows = (kBlockRows + kTileRows - 1) / kTileRows * kT
 inline constexpr int kPrefillTokens = 16;
 inline bool IsPrefill(const SequenceSlice& slice) { return slice.num_tokens >= kPrefillTokens; }
 inline constexpr int kGroupRows = 64;  // rows of such a task, at most
-// Hits a row keeps; a row that needs more takes the dense path. 32 kB of scores and indices a row.
-inline constexpr int kMaxHits = 4096;
+// Hits a row keeps, 8 bytes each; a row with more takes the dense path.
+inline constexpr int kMaxHits = 16384;
+// Hits that a row keeps however few keys it sees, and the share of its keys from which the dense path is faster: there a
+// key costs 2 to 3 ns, a hit that is scored and gathered by itself about 25.
+inline constexpr int kSparseHits = 4096;
+inline constexpr int kDenseShare = 8;
 // Rows lie an odd number of cache lines apart, or those of a block would fall into a few sets of the cache.
 inline constexpr int kHitStride = kMaxHits + 48;
 // Keys that are scored for all rows of a block before the search, at most.
@@ -109,6 +113,7 @@ struct RowState {
   int32_t column_support;  // columns with weight, once solved
   int32_t next;            // count at which the floor is raised
   int32_t raised;          // count when it last was
+  int32_t most_hits;       // count from which the row is wide
   bool wide;
 };
 

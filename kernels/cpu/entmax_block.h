@@ -278,9 +278,6 @@ inline void FinishWideTiles(const Block& b, Workspace& w, int from, int to, int 
 // Rows [from, to) of the block, those of them that are wide.
 template <DataType kType>
 inline void FinishWideRows(const Block& b, Workspace& w, int from, int to, AttentionStats& stats) {
-  const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
-  // As many tiles at once as fit a second-level cache: each packing of a page then serves more rows.
-  const int most = n <= 16384 ? kDenseTiles : n <= 32768 ? 2 : 1;
   const int last = (to - 1) / kTileRows;
   for (int tile = from / kTileRows; tile <= last;) {
     bool wide = false;
@@ -291,7 +288,7 @@ inline void FinishWideRows(const Block& b, Workspace& w, int from, int to, Atten
       tile++;
       continue;
     }
-    const int tiles = last + 1 - tile < most ? last + 1 - tile : most;
+    const int tiles = last + 1 - tile < kDenseTiles ? last + 1 - tile : kDenseTiles;
     FinishWideTiles<kType>(b, w, from, to, tile, tiles, stats);
     tile += tiles;
   }
@@ -345,7 +342,7 @@ inline void KeepGuess(const Block& b, Workspace& w) {
 // no use in searching.
 inline bool LooksWide(const Block& b, const Workspace& w) {
   const DenseColumns& c = w.columns;
-  if (w.rows[0].position - w.rows[0].first_key < kMaxHits) return false;
+  if (w.rows[0].position - w.rows[0].first_key < kSparseHits) return false;
   int64_t seen = 0, above = 0;
   for (int r = 0; r < b.rows; r += 8) {
     const F floor = Set1(w.q.floor[r]);
@@ -409,6 +406,12 @@ inline void PrepareHits(const Block& b, Workspace& w, int r) {
   PrefetchHits(b, w, r);
 }
 
+// Hits from which a row that sees `keys` keys is left to the dense path; there is room for a page's more.
+inline int MostHits(int keys) {
+  const int most = keys / kDenseShare > kSparseHits ? keys / kDenseShare : kSparseHits;
+  return (most < kMaxHits ? most : kMaxHits) - kPageTokens;
+}
+
 template <DataType kType>
 inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   const int head_dim = b.call->kv.head_dim;
@@ -419,6 +422,7 @@ inline void EntmaxBlock(const Block& b, Workspace& w, AttentionStats& stats) {
     row.count = 0;
     row.next = 32;
     row.raised = 0;
+    row.most_hits = MostHits(row.position + 1 - row.first_key);
     row.wide = w.expect_wide;
     w.q.floor[r] = r < b.rows && !row.wide ? -3e38f : __builtin_inff();
   }

@@ -106,15 +106,15 @@ inline void RaiseFloor(Workspace& w, int r) {
   }
   row.count = row.raised = kept;
   row.next = kept < 16 ? 32 : 2 * kept;
-  if (row.next > kMaxHits - kPageTokens) row.next = kMaxHits - kPageTokens;
+  if (row.next > row.most_hits) row.next = row.most_hits;
 }
 
 inline void RaiseFloorIfDue(Workspace& w, int r) {
   RowState& row = w.rows[r];
   if (row.count < row.next) return;
   RaiseFloor(w, r);
-  if (row.count >= kMaxHits - kPageTokens) {
-    // No room for a page's worth of hits: the dense path takes this row.
+  if (row.count >= row.most_hits) {
+    // No room for a page's worth of hits, or too many of its keys: the dense path takes this row.
     row.wide = true;
     w.q.floor[r] = __builtin_inff();
   }
