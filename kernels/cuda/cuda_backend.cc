@@ -1,0 +1,336 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cuda/attention_generic.h"
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/cuda_plugin.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/host_floats.h"
+
+namespace tauserve::cuda {
+namespace {
+
+constexpr char kLessActivations[] =
+    "a smaller --max_batched_tokens needs less, and so does a smaller model";
+constexpr size_t kFloatChunkBytes = 64 << 20;
+
+class GpuEmbedding : public EmbeddingWeight {
+ public:
+  explicit GpuEmbedding(const HostTensor& table)
+      : rows(table.shape[0]), cols(table.shape[1]), data(rows * cols * 2) {}
+  int64_t rows, cols;
+  GpuBuffer data;  // bfloat16 [rows][cols]
+};
+
+absl::Status CheckType(const char* flag, std::optional<DataType> type) {
+  if (!type || *type == DataType::kBFloat16) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("device cuda: --", flag, " is ", NameOf(*type),
+                                                 ", it computes in bfloat16 only"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const BackendOptions& options) {
+  if (absl::Status s = CheckType("dtype", options.compute_type); !s.ok()) return s;
+  if (absl::Status s = CheckType("kv_dtype", options.kv_type); !s.ok()) return s;
+  absl::StatusOr<GpuProperties> gpu = OpenGpu();
+  if (!gpu.ok()) return gpu.status();
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(*gpu));
+  if (absl::Status s = backend->linear_.Open(); !s.ok()) return s;
+  if (absl::Status s = backend->status(); !s.ok()) return s;
+  return backend;
+}
+
+CudaBackend::CudaBackend(const GpuProperties& gpu) {
+  device_.name = absl::StrCat("cuda (", gpu.name, ", sm_", gpu.major, gpu.minor, ")");
+  device_.native_bf16 = true;
+  device_.own_memory = true;
+  FirstCudaError() = {};
+  CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+CudaBackend::~CudaBackend() {
+  if (stream_ == nullptr) return;
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaBackend::Keep(const absl::Status& status) {
+  if (status_.ok()) status_ = status;
+}
+
+absl::Status CudaBackend::status() const { return status_.ok() ? KeptCudaStatus() : status_; }
+
+bool CudaBackend::Works() const { return status_.ok() && FirstCudaError().code == cudaSuccess; }
+
+int64_t CudaBackend::BytesPerPage(const KvCacheSpec& spec) const {
+  return int64_t{spec.num_layers} * spec.num_kv_heads * kPageTokens * KvLayout::SlotBytes(spec);
+}
+
+int64_t CudaBackend::AvailableMemory() const {
+  size_t free = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+std::unique_ptr<DeviceBuffer> CudaBackend::Allocate(size_t bytes) {
+  auto buffer = std::make_unique<GpuBuffer>(bytes);
+  Keep(NeedMemory(*buffer, "an activation", kLessActivations));
+  if (buffer->data() != nullptr) CUDA_CHECK(cudaMemset(buffer->data(), 0, bytes));
+  return buffer;
+}
+
+std::unique_ptr<DeviceBuffer> CudaBackend::AllocateHost(size_t bytes) {
+  auto buffer = std::make_unique<GpuBuffer>(bytes, GpuBuffer::Kind::kPinned);
+  if (bytes > 0 && buffer->data() == nullptr) {
+    Keep(absl::ResourceExhaustedError(
+        absl::StrCat("device cuda: no ", Gigabytes(bytes), " of pinned host memory")));
+  }
+  return buffer;
+}
+
+std::unique_ptr<LinearWeight> CudaBackend::LoadLinear(absl::Span<const HostTensor> weights,
+                                                      absl::Span<const HostTensor> biases) {
+  absl::Status status;
+  std::unique_ptr<GpuLinear> linear = linear_.Load(weights, biases, &status);
+  Keep(status);
+  return linear;
+}
+
+std::unique_ptr<EmbeddingWeight> CudaBackend::LoadEmbedding(const HostTensor& table) {
+  auto embedding = std::make_unique<GpuEmbedding>(table);
+  Keep(NeedMemory(embedding->data, "the embedding", "the model does not fit into what is left"));
+  if (embedding->data.data() != nullptr) UploadAsBFloat16(table, embedding->data.data());
+  return embedding;
+}
+
+std::unique_ptr<DeviceBuffer> CudaBackend::LoadVector(const HostTensor& values) {
+  const std::vector<float> floats = ToFloats(values);
+  auto buffer = std::make_unique<GpuBuffer>(floats.size() * sizeof(float));
+  Keep(NeedMemory(*buffer, "a vector", "the model does not fit into what is left"));
+  if (buffer->data() != nullptr) {
+    CUDA_CHECK(cudaMemcpy(buffer->data(), floats.data(), buffer->size(), cudaMemcpyHostToDevice));
+  }
+  return buffer;
+}
+
+absl::Status CudaBackend::CreateKvCache(const KvCacheSpec& spec) {
+  if (absl::Status s = status(); !s.ok()) return s;
+  kv_layout_.spec = spec;
+  kv_ = GpuBuffer();  // the one before, if there is
+  size_t free = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  kv_ = GpuBuffer(kv_layout_.bytes());
+  heads_.clear();
+  heads_.resize(spec.num_layers);
+  return NeedMemory(kv_, absl::StrCat("a KV cache of ", spec.num_pages, " pages"),
+                    absl::StrCat("set --kv_cache_bytes to at most ", free / 10 * 9));
+}
+
+void CudaBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
+  if (!Works()) return;
+  // Uploads of a step that nobody waited for may still be read from pinned memory.
+  if (queued_) CUDA_CHECK(cudaStreamSynchronize(stream_));
+  queued_ = true;
+  rope_spec_ = nullptr;
+  step_.Begin(slices, stream_);
+}
+
+void CudaBackend::Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens,
+                        Matrix out) {
+  if (!Works()) return;
+  const auto& e = static_cast<const GpuEmbedding&>(table);
+  TAUSERVE_CHECK(out.cols == e.cols && out.rows == static_cast<int64_t>(tokens.size()), "shapes");
+  for (const int32_t token : tokens) {
+    TAUSERVE_CHECK(token >= 0 && token < e.rows, "token id out of range");
+  }
+  GatherRowsOf(e.data.as<__nv_bfloat16>(), e.cols, step_.Upload(tokens, stream_), out, stream_);
+}
+
+void CudaBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) {
+  if (!Works()) return;
+  const int64_t n = weight.size() / sizeof(float);
+  TAUSERVE_CHECK(in.cols == out.cols && in.rows == out.rows, "shapes");
+  TAUSERVE_CHECK(n > 0 && in.cols % n == 0, "norm's weight");
+  RmsNormRows(in, static_cast<const GpuBuffer&>(weight).as<float>(), static_cast<int>(n), epsilon,
+              out, stream_);
+}
+
+void CudaBackend::Linear(const LinearWeight& weight, Matrix in, Matrix out) {
+  if (!Works()) return;
+  linear_.Run(static_cast<const GpuLinear&>(weight), in, /*add=*/false, out, DataType::kBFloat16,
+              stream_);
+}
+
+void CudaBackend::LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) {
+  if (!Works()) return;
+  linear_.Run(static_cast<const GpuLinear&>(weight), in, /*add=*/true, out, DataType::kBFloat16,
+              stream_);
+}
+
+void CudaBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out) {
+  if (!Works() || in.rows == 0) return;
+  const int64_t n = weight.out_features();
+  // In chunks: all logits of a step can be larger than all other activations together.
+  const int64_t chunk = std::clamp<int64_t>(kFloatChunkBytes / (n * 4), 1, in.rows);
+  void* results = Grown(floats_, chunk * n * 4, "the logits of a step");
+  if (results == nullptr) return;
+  for (int64_t begin = 0; begin < in.rows; begin += chunk) {
+    const int64_t rows = std::min(chunk, in.rows - begin);
+    Matrix part = in;
+    part.data = static_cast<char*>(in.data) + begin * in.stride * 2;
+    part.rows = rows;
+    linear_.Run(static_cast<const GpuLinear&>(weight), part, /*add=*/false, {results, rows, n, n},
+                DataType::kFloat32, stream_);
+    CUDA_CHECK(
+        cudaMemcpyAsync(out + begin * n, results, rows * n * 4, cudaMemcpyDeviceToHost, stream_));
+  }
+}
+
+void CudaBackend::Rope(const RopeSpec& spec, int head_dim, Matrix x) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(x.rows == step_.num_rows() && spec.rotary_dim <= head_dim, "shapes");
+  const size_t bytes = x.rows * spec.rotary_dim * sizeof(float);
+  if (rope_spec_ != &spec) {  // one table a step, shared by all layers
+    void* table = Grown(rope_table_, bytes, "the rotary table of a step");
+    if (table == nullptr) return;
+    rope_spec_ = &spec;
+    MakeRopeTable(spec, step_.positions(), x.rows, static_cast<float*>(table), stream_);
+  }
+  RopeRows(rope_table_.as<float>(), spec.rotary_dim, head_dim, x, stream_);
+}
+
+void CudaBackend::GatedActivation(Activation act, Matrix gate_up, Matrix out) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(gate_up.cols == 2 * out.cols && gate_up.rows == out.rows, "shapes");
+  GatedActivationRows(act, gate_up, out, stream_);
+}
+
+void CudaBackend::QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(out.rows == step_.num_rows() && out.cols <= kMaxScaledHeads, "shapes");
+  QueryScaleRows(spec, step_.positions(), projected, out, stream_);
+}
+
+void CudaBackend::AppendKv(int layer, Matrix keys, Matrix values) {
+  if (!Works()) return;
+  const KvCacheSpec& spec = kv_layout_.spec;
+  TAUSERVE_CHECK(layer >= 0 && layer < spec.num_layers, "layer out of range");
+  TAUSERVE_CHECK(keys.cols == int64_t{spec.num_kv_heads} * spec.head_dim, "key width");
+  TAUSERVE_CHECK(keys.rows == step_.num_rows() && values.rows == keys.rows, "rows");
+  AppendArgs args;
+  args.kv = kv_layout_.layer(kv_.as<std::byte>(), layer);
+  args.num_kv_heads = spec.num_kv_heads;
+  args.head_dim = spec.head_dim;
+  args.keys = keys;
+  args.values = values;
+  args.row_slot = step_.row_slots();
+  AppendRows(args, stream_);
+}
+
+const Head* CudaBackend::HeadsOf(int layer, const AttentionSpec& spec) {
+  LayerHeads& heads = heads_[layer];
+  bool same = heads.host.size() == spec.alpha.size();
+  for (size_t h = 0; same && h < heads.host.size(); h++) {
+    same = heads.host[h].alpha == spec.alpha[h] && heads.host[h].alibi_slope == spec.alibi_slope[h];
+  }
+  if (same) return heads.device.as<Head>();
+  CUDA_CHECK(cudaStreamSynchronize(stream_));  // what was queued reads the old ones
+  heads.host.clear();
+  for (int h = 0; h < spec.num_heads; h++) {
+    heads.host.push_back({spec.alpha[h], spec.alibi_slope[h]});
+  }
+  const size_t bytes = heads.host.size() * sizeof(Head);
+  if (Grown(heads.device, bytes, "a layer's heads") != nullptr) {
+    CUDA_CHECK(cudaMemcpy(heads.device.data(), heads.host.data(), bytes, cudaMemcpyHostToDevice));
+  }
+  return heads.device.as<Head>();
+}
+
+void CudaBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matrix query_scale,
+                            Matrix out) {
+  if (!Works()) return;
+  const KvCacheSpec& cache = kv_layout_.spec;
+  TAUSERVE_CHECK(layer >= 0 && layer < cache.num_layers && spec.head_dim == cache.head_dim &&
+                     spec.num_kv_heads == cache.num_kv_heads,
+                 "attention differs from its cache");
+  TAUSERVE_CHECK(spec.head_dim % 16 == 0 && spec.head_dim >= 32 && spec.head_dim <= 256,
+                 "head_dim");
+  TAUSERVE_CHECK(q.rows == step_.num_rows() && out.rows == q.rows, "rows");
+  TAUSERVE_CHECK(q.stride % 8 == 0 && out.stride % 8 == 0, "rows begin at multiples of 16 bytes");
+  const LayerKv kv = kv_layout_.layer(kv_.as<std::byte>(), layer);
+  AttentionArgs args;
+  args.q = static_cast<const __nv_bfloat16*>(q.data);
+  args.q_stride = q.stride;
+  args.out = static_cast<__nv_bfloat16*>(out.data);
+  args.out_stride = out.stride;
+  args.query_scale = static_cast<const float*>(query_scale.data);
+  args.query_scale_stride = query_scale.stride;
+  args.keys = kv.keys;
+  args.values = kv.values;
+  args.shadow = kv.shadow;
+  args.shadow_scale = kv.shadow_scale;
+  args.num_pages = cache.num_pages;
+  args.page_table = step_.page_table();
+  args.slices = step_.device_slices();
+  args.host_slices = step_.slices().data();
+  args.num_slices = static_cast<int>(step_.slices().size());
+  args.num_rows = step_.num_rows();
+  args.heads = HeadsOf(layer, spec);
+  args.host_heads = heads_[layer].host.data();
+  args.num_heads = spec.num_heads;
+  args.num_kv_heads = spec.num_kv_heads;
+  args.head_dim = spec.head_dim;
+  args.scale = spec.scale;
+  args.sliding_window = spec.sliding_window;
+  args.causal = spec.causal;
+  args.stats = step_.device_stats();
+  args.stream = stream_;
+  AttentionGeneric(args);
+}
+
+void CudaBackend::GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(out.rows == static_cast<int64_t>(rows.size()) && in.cols == out.cols, "shapes");
+  GatherRowsOf(static_cast<const __nv_bfloat16*>(in.data), in.stride, step_.Upload(rows, stream_),
+               out, stream_);
+}
+
+void CudaBackend::Download(Matrix in, float* out) {
+  if (!Works() || in.rows == 0) return;
+  const size_t bytes = in.rows * in.cols * sizeof(float);
+  void* floats = Grown(floats_, bytes, "a matrix to download");
+  if (floats == nullptr) return;
+  ToFloatRows(in, static_cast<float*>(floats), stream_);
+  CUDA_CHECK(cudaMemcpyAsync(out, floats, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+absl::Status CudaBackend::Synchronize() {
+  if (Works()) {
+    step_.DownloadStats(stream_);
+    CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+  queued_ = false;
+  return status();
+}
+
+void* CudaBackend::Grown(GpuBuffer& buffer, size_t bytes, const char* what) {
+  if (bytes <= buffer.size()) return buffer.data();
+  CUDA_CHECK(cudaStreamSynchronize(stream_));  // what was queued uses the old one
+  buffer = GpuBuffer();
+  buffer = GpuBuffer(bytes);
+  Keep(NeedMemory(buffer, what, "a smaller --kv_cache_bytes leaves more"));
+  return buffer.data();
+}
+
+}  // namespace tauserve::cuda
+
+extern "C" __attribute__((visibility("default"))) void tauserve_create_cuda_backend(
+    const tauserve::BackendOptions& options,
+    absl::StatusOr<std::unique_ptr<tauserve::Backend>>* backend) {
+  *backend = tauserve::cuda::CudaBackend::Create(options);
+}
