@@ -47,7 +47,9 @@ struct AttentionArgs {
   const __nv_bfloat16* values = nullptr;
   const int8_t* shadow = nullptr;             // as keys; nullptr where the cache keeps none
   const ShadowScale* shadow_scale = nullptr;  // [num_pages][num_kv_heads][kPageTokens]
-  int num_pages = 0;                          // of the pool
+  // [num_pages][num_kv_heads]: >= |k| of every used key of the page; nullptr where the cache keeps none.
+  const float* page_key_norms = nullptr;
+  int num_pages = 0;  // of the pool
 
   const int32_t* page_table = nullptr;  // all slices' page tables, one behind the other
   const Slice* slices = nullptr;        // [num_slices]

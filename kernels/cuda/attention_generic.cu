@@ -41,7 +41,7 @@ struct Shared {
   PowerSums sums[kWarps][kTileRows];  // also maxima, in s0
   entmax::Histogram histogram[kTileRows];
   float weight[kTileRows][kPageTokens + 1];  // of the page at hand; padded against bank conflicts
-  int pages_attended;
+  int keys_scored;
 };
 
 // What all of the block's threads know.
@@ -49,6 +49,7 @@ struct Block {
   const AttentionArgs* args;
   WeightFunction weight;
   bool softmax;
+  bool bounded;  // far pages may have no weight, and norms tell
   Slice slice;
   const int32_t* pages;
   int head, kv_head;
@@ -62,6 +63,7 @@ template <int kDimSteps>
 struct ThreadRows {
   uint32_t q[kDimSteps][4];
   float factor[2], slope[2], max[2], gap[2];
+  float reach[2];  // a score is at most so much times its key's norm, before the bias
   int position[2], first_key[2], last_key[2];
 };
 
@@ -70,6 +72,11 @@ __device__ void Multiply(const uint32_t (&a)[4], uint2 b, float (&c)[4]) {
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+__device__ float SquaresOf(uint32_t two) {
+  const float low = __uint_as_float(two << 16), high = __uint_as_float(two & 0xffff0000);
+  return low * low + high * high;
 }
 
 // The product's order of dims is free as long as queries and keys have the same: a lane takes four neighbours.
@@ -84,20 +91,47 @@ __device__ void LoadQueries(const Block& b, const Shared& shared, ThreadRows<kDi
     const RowState& row = shared.row[r];
     rows.factor[half] = row.factor;
     rows.slope[half] = row.slope;
-    rows.gap[half] = 0;
+    rows.gap[half] = 1;  // at most
     rows.position[half] = row.position;
     rows.first_key[half] = row.first_key;
     rows.last_key[half] = row.last_key;
     const int64_t batch_row = b.slice.first_row + b.first_token + min(r, b.tokens - 1);
     const bf16* q = args.q + batch_row * args.q_stride + b.head * args.head_dim + 4 * part;
+    float squares = 0;
 #pragma unroll
     for (int s = 0; s < kDimSteps; s++) {
       if (s >= dim_steps) continue;
       const uint2 four = *reinterpret_cast<const uint2*>(q + 16 * s);
       rows.q[s][half] = four.x;
       rows.q[s][2 + half] = four.y;
+      squares += SquaresOf(four.x) + SquaresOf(four.y);
     }
+    for (int offset = 1; offset < 4; offset *= 2) {
+      squares += __shfl_xor_sync(~0u, squares, offset);
+    }
+    rows.reach[half] = fabsf(row.factor) * sqrtf(squares) * (1 + 1e-4f);
   }
+}
+
+// Whether the distance bias leaves no row of the tile a key of the page with weight: |q . k| <= |q| |k|. The same for all
+// lanes of a warp. `max`: of each row, or less.
+template <int kDimSteps>
+__device__ bool IsTooFar(const Block& b, const ThreadRows<kDimSteps>& rows, int page,
+                         const float (&max)[2], const float (&gap)[2]) {
+  if (!b.bounded) return false;
+  const AttentionArgs& args = *b.args;
+  const float norm = args.page_key_norms[int64_t{b.pages[page]} * args.num_kv_heads + b.kv_head];
+  bool far = true;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int distance = rows.position[half] - ((page + 1) * kPageTokens - 1);
+    const float bias = rows.slope[half] * static_cast<float>(min(0, -distance));
+    const float highest = fmaf(rows.reach[half], norm, bias);
+    // A score's own rounding is far below the margin.
+    const bool none = highest + 1e-4f * (1 + fabsf(bias)) < max[half] - gap[half];
+    far &= none || rows.first_key[half] > rows.last_key[half];
+  }
+  return __all_sync(~0u, far);
 }
 
 // Scaled scores of the thread's two rows with two neighbouring keys: [row][key], -infinity where not visible.
@@ -127,10 +161,14 @@ __device__ void ScoreKeys(const Block& b, const ThreadRows<kDimSteps>& rows, int
   }
 }
 
-// visit(half, score) for every score of the thread's rows.
+// visit(half, score) for every score of the thread's rows, the newest page first. Pages without weight are left out.
 template <int kDimSteps, typename Visit>
 __device__ void ForScores(const Block& b, const ThreadRows<kDimSteps>& rows, const Visit& visit) {
-  for (int page = b.first_page; page <= b.last_page; page++) {
+  // Pages at once, so that their keys are on the way together.
+  constexpr int kPages = 16 / kDimSteps;
+#pragma unroll kPages
+  for (int page = b.last_page; page >= b.first_page; page--) {
+    if (IsTooFar(b, rows, page, rows.max, rows.gap)) continue;
     float score[2][2];
     ScoreKeys(b, rows, page, score);
 #pragma unroll
@@ -167,11 +205,26 @@ __device__ PowerSums SumOfWarps(const Shared& shared, int row) {
   return sums;
 }
 
-// First pass: each row's maximum.
+// First pass: each row's maximum. Its own keys' tell a warp which pages are too far.
 template <int kDimSteps>
-__device__ void FindMaxima(const Block& b, Shared& shared, ThreadRows<kDimSteps>& rows) {
-  float max[2] = {-kInfinity, -kInfinity};
-  ForScores(b, rows, [&](int half, float score) { max[half] = fmaxf(max[half], score); });
+__device__ void FindMaxima(const Block& b, Shared& shared, ThreadRows<kDimSteps>& rows,
+                           uint32_t* read) {
+  float(&max)[2] = rows.max;
+  max[0] = max[1] = -kInfinity;
+  int scored = 0;
+  for (int page = b.last_page; page >= b.first_page; page--) {
+    if (IsTooFar(b, rows, page, max, rows.gap)) continue;
+    if (threadIdx.x % 32 == 0 && b.bounded) atomicOr(read + page / 32, 1u << page % 32);
+    float score[2][2];
+    ScoreKeys(b, rows, page, score);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      max[i / 2] = fmaxf(max[i / 2], score[i / 2][i % 2]);
+      scored += score[i / 2][i % 2] > -kInfinity;
+    }
+  }
+  scored = __reduce_add_sync(~0u, scored);
+  if (threadIdx.x % 32 == 0) atomicAdd(&shared.keys_scored, scored);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     for (int offset = 1; offset < 4; offset *= 2) {
@@ -271,7 +324,8 @@ __device__ void AddValues(const Block& b, Shared& shared, const ThreadRows<kDimS
   const int dim_steps = args.head_dim / 16, head_dim = args.head_dim;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float out[kDimSteps] = {};
-  for (int page = b.first_page; page <= b.last_page; page++) {
+  for (int page = b.last_page; page >= b.first_page; page--) {
+    if (IsTooFar(b, rows, page, rows.max, rows.gap)) continue;  // the same for all warps
     float score[2][2];
     ScoreKeys(b, rows, page, score);
     bool any = false;
@@ -346,7 +400,7 @@ __device__ void CountTile(const Block& b, const Shared& shared) {
   const RowState& row = shared.row[threadIdx.x];
   const int64_t keys = row.last_key - row.first_key + 1;
   AddTo(stats.keys_considered, keys);
-  AddTo(stats.keys_scored, keys);
+  if (threadIdx.x == 0) AddTo(stats.keys_scored, shared.keys_scored);
   AddTo(stats.support, b.softmax ? keys : row.support);
   if (b.softmax) return;
   AddTo(stats.rows, 1);
@@ -355,10 +409,11 @@ __device__ void CountTile(const Block& b, const Shared& shared) {
 
 // grid: (stretches of 64 positions, heads, slices).
 template <int kDimSteps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kDimSteps > 8 ? 1 : 2)
     GenericKernel(const __grid_constant__ AttentionArgs args) {
   __shared__ Shared shared;
-  extern __shared__ uint32_t attended[];  // bit a page
+  extern __shared__ uint32_t attended[];  // bit a page; then the same of pages read
+  uint32_t* const read = attended + (args.num_pages + 31) / 32;
   Block b;
   b.args = &args;
   b.head = blockIdx.y;
@@ -367,6 +422,7 @@ __global__ void __launch_bounds__(kThreads)
   b.pages = args.page_table + b.slice.first_page;
   const Head head = args.heads[b.head];
   b.softmax = head.alpha == 1;
+  b.bounded = !b.softmax && args.causal && head.alibi_slope > 0 && args.page_key_norms != nullptr;
   b.weight = entmax::MakeWeightFunction(b.softmax ? 2 : head.alpha);
   const int stretch = b.slice.context_tokens / kPageTokens + blockIdx.x;
   const int begin = max(0, stretch * kPageTokens - b.slice.context_tokens);
@@ -376,6 +432,7 @@ __global__ void __launch_bounds__(kThreads)
   int first_page = INT_MAX, last_page = 0;
   for (b.first_token = begin; b.first_token < end; b.first_token += kTileRows) {
     b.tokens = min(kTileRows, end - b.first_token);
+    if (threadIdx.x == 0) shared.keys_scored = 0;
     if (threadIdx.x < kTileRows) {
       MakeRow(b, shared.row[threadIdx.x], threadIdx.x);
       entmax::Clear(shared.histogram[threadIdx.x]);
@@ -385,13 +442,14 @@ __global__ void __launch_bounds__(kThreads)
     b.last_page = shared.row[b.tokens - 1].last_key / kPageTokens;
     for (int w = threadIdx.x + (b.first_token == begin ? 0 : (last_page / 32 + 1));
          w <= b.last_page / 32; w += kThreads) {
-      attended[w] = 0;
+      attended[w] = read[w] = 0;
     }
+    __syncthreads();
     first_page = min(first_page, b.first_page);
     last_page = max(last_page, b.last_page);
     ThreadRows<kDimSteps> rows;
     LoadQueries(b, shared, rows);
-    FindMaxima(b, shared, rows);
+    FindMaxima(b, shared, rows, read);
     if (b.softmax) {
       SumExponentials(b, shared, rows);
     } else {
@@ -407,20 +465,26 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x != 0) return;
   AttentionStats& stats = args.stats[blockIdx.z];
   const int64_t pages = last_page - first_page + 1;
-  int64_t attended_pages = 0;
-  for (int w = 0; w <= last_page / 32; w++) attended_pages += __popc(attended[w]);
+  int64_t attended_pages = 0, read_pages = 0;
+  for (int w = 0; w <= last_page / 32; w++) {
+    attended_pages += __popc(attended[w]);
+    read_pages += __popc(read[w]);
+  }
+  if (!b.bounded) read_pages = pages;
   AddTo(stats.blocks_considered, pages);
-  AddTo(stats.blocks_scored, pages);
+  AddTo(stats.blocks_scored, read_pages);
   AddTo(stats.blocks_attended, b.softmax ? pages : attended_pages);
   AddTo(stats.pages_considered, pages);
-  AddTo(stats.pages_read, pages);
+  AddTo(stats.pages_read, read_pages);
   // The keys once, whatever the passes: later ones find them in the cache.
   AddTo(stats.kv_bytes_read,
-        (pages + attended_pages) * kPageTokens * args.head_dim * int64_t{sizeof(bf16)});
+        (read_pages + attended_pages) * kPageTokens * args.head_dim * int64_t{sizeof(bf16)});
 }
 
 template <int kDimSteps>
-void Launch(const AttentionArgs& args, int stretches, size_t attended_bytes) {
+void Launch(const AttentionArgs& args, int stretches) {
+  // Of the pool's size, not of the slices': a captured launch stays right for longer ones.
+  const size_t attended_bytes = 2 * ((args.num_pages + 31) / 32) * sizeof(uint32_t);
   const dim3 grid(stretches, args.num_heads, args.num_slices);
   auto* kernel = GenericKernel<kDimSteps>;
   CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -432,22 +496,20 @@ void Launch(const AttentionArgs& args, int stretches, size_t attended_bytes) {
 }  // namespace
 
 void AttentionGeneric(const AttentionArgs& args) {
-  int stretches = 0, pages = 0;
+  int stretches = 0;
   for (int s = 0; s < args.num_slices; s++) {
     const Slice& slice = args.host_slices[s];
     const int end = slice.context_tokens + slice.num_tokens;
     stretches =
         std::max(stretches, (end - 1) / kPageTokens - slice.context_tokens / kPageTokens + 1);
-    pages = std::max(pages, (end + kPageTokens - 1) / kPageTokens);
   }
   if (stretches == 0) return;
-  const size_t attended_bytes = (pages + 31) / 32 * sizeof(uint32_t);
   if (args.head_dim <= 64) {
-    Launch<4>(args, stretches, attended_bytes);
+    Launch<4>(args, stretches);
   } else if (args.head_dim <= 128) {
-    Launch<8>(args, stretches, attended_bytes);
+    Launch<8>(args, stretches);
   } else {
-    Launch<16>(args, stretches, attended_bytes);
+    Launch<16>(args, stretches);
   }
 }
 

@@ -17,6 +17,32 @@ namespace {
 constexpr char kLessActivations[] =
     "a smaller --max_batched_tokens needs less, and so does a smaller model";
 constexpr size_t kFloatChunkBytes = 64 << 20;
+constexpr size_t kMaxGraphRows = 128;
+
+// Operations, for signatures.
+enum class Op {
+  kGather,
+  kNorm,
+  kLinear,
+  kToHost,
+  kRopeTable,
+  kRope,
+  kGated,
+  kScale,
+  kAppend,
+  kAttend,
+  kDownload
+};
+
+Signature& AddMatrix(Signature& s, const Matrix& m) {
+  return s.Add(m.data).Add(m.rows).Add(m.cols).Add(m.stride);
+}
+Signature SignatureOf(Op op, const void* of, const Matrix& a, const Matrix& b) {
+  Signature s;
+  s.Add(op).Add(of);
+  AddMatrix(s, a);
+  return AddMatrix(s, b);
+}
 
 class GpuEmbedding : public EmbeddingWeight {
  public:
@@ -68,7 +94,7 @@ absl::Status CudaBackend::status() const { return status_.ok() ? KeptCudaStatus(
 bool CudaBackend::Works() const { return status_.ok() && FirstCudaError().code == cudaSuccess; }
 
 int64_t CudaBackend::BytesPerPage(const KvCacheSpec& spec) const {
-  return int64_t{spec.num_layers} * spec.num_kv_heads * kPageTokens * KvLayout::SlotBytes(spec);
+  return KvLayout::PageBytes(spec);
 }
 
 int64_t CudaBackend::AvailableMemory() const {
@@ -127,17 +153,28 @@ absl::Status CudaBackend::CreateKvCache(const KvCacheSpec& spec) {
   kv_ = GpuBuffer(kv_layout_.bytes());
   heads_.clear();
   heads_.resize(spec.num_layers);
+  graphs_.Forget();
   return NeedMemory(kv_, absl::StrCat("a KV cache of ", spec.num_pages, " pages"),
                     absl::StrCat("set --kv_cache_bytes to at most ", free / 10 * 9));
 }
 
 void CudaBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
   if (!Works()) return;
-  // Uploads of a step that nobody waited for may still be read from pinned memory.
-  if (queued_) CUDA_CHECK(cudaStreamSynchronize(stream_));
+  if (queued_) {  // nobody waited: uploads may still be read from pinned memory
+    graphs_.Run(stream_);
+    CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
   queued_ = true;
   rope_spec_ = nullptr;
-  step_.Begin(slices, stream_);
+  const int generation = step_.generation();
+  if (!step_.Begin(slices, stream_)) return;
+  if (step_.generation() != generation) graphs_.Forget();
+  BeginPages(kv_layout_, kv_.as<std::byte>(), step_.begun_pages(), step_.num_begun_pages(),
+             stream_);
+  // Steps of decoding alike have the same launches; longer ones rarely come twice.
+  const bool decode = std::all_of(slices.begin(), slices.end(),
+                                  [](const SequenceSlice& s) { return s.num_tokens == 1; });
+  graphs_.Begin(decode && slices.size() <= kMaxGraphRows);
 }
 
 void CudaBackend::Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens,
@@ -148,7 +185,17 @@ void CudaBackend::Embed(const EmbeddingWeight& table, absl::Span<const int32_t> 
   for (const int32_t token : tokens) {
     TAUSERVE_CHECK(token >= 0 && token < e.rows, "token id out of range");
   }
-  GatherRowsOf(e.data.as<__nv_bfloat16>(), e.cols, step_.Upload(tokens, stream_), out, stream_);
+  Gather(e.data.as<__nv_bfloat16>(), e.cols, tokens, out);
+}
+
+void CudaBackend::Gather(const __nv_bfloat16* table, int64_t stride, absl::Span<const int32_t> rows,
+                         Matrix out) {
+  const StepState::Values kept = step_.Keep(rows);
+  graphs_.Do(SignatureOf(Op::kGather, table, out, {}).Add(stride).Add(kept.device),
+             [this, table, stride, kept, out] {
+               StepState::Send(kept, stream_);
+               GatherRowsOf(table, stride, kept.device, out, stream_);
+             });
 }
 
 void CudaBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) {
@@ -156,20 +203,27 @@ void CudaBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, 
   const int64_t n = weight.size() / sizeof(float);
   TAUSERVE_CHECK(in.cols == out.cols && in.rows == out.rows, "shapes");
   TAUSERVE_CHECK(n > 0 && in.cols % n == 0, "norm's weight");
-  RmsNormRows(in, static_cast<const GpuBuffer&>(weight).as<float>(), static_cast<int>(n), epsilon,
-              out, stream_);
+  const float* w = static_cast<const GpuBuffer&>(weight).as<float>();
+  graphs_.Do(SignatureOf(Op::kNorm, w, in, out).Add(n).Add(epsilon),
+             [this, in, w, n, epsilon, out] {
+               RmsNormRows(in, w, static_cast<int>(n), epsilon, out, stream_);
+             });
 }
 
 void CudaBackend::Linear(const LinearWeight& weight, Matrix in, Matrix out) {
-  if (!Works()) return;
-  linear_.Run(static_cast<const GpuLinear&>(weight), in, /*add=*/false, out, DataType::kBFloat16,
-              stream_);
+  Multiply(weight, in, /*add=*/false, out);
 }
 
 void CudaBackend::LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) {
+  Multiply(weight, in, /*add=*/true, out);
+}
+
+void CudaBackend::Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out) {
   if (!Works()) return;
-  linear_.Run(static_cast<const GpuLinear&>(weight), in, /*add=*/true, out, DataType::kBFloat16,
-              stream_);
+  const auto* w = static_cast<const GpuLinear*>(&weight);
+  graphs_.Do(SignatureOf(Op::kLinear, w, in, out).Add(add), [this, w, in, add, out] {
+    linear_.Run(*w, in, add, out, DataType::kBFloat16, stream_);
+  });
 }
 
 void CudaBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out) {
@@ -179,16 +233,19 @@ void CudaBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out
   const int64_t chunk = std::clamp<int64_t>(kFloatChunkBytes / (n * 4), 1, in.rows);
   void* results = Grown(floats_, chunk * n * 4, "the logits of a step");
   if (results == nullptr) return;
-  for (int64_t begin = 0; begin < in.rows; begin += chunk) {
-    const int64_t rows = std::min(chunk, in.rows - begin);
-    Matrix part = in;
-    part.data = static_cast<char*>(in.data) + begin * in.stride * 2;
-    part.rows = rows;
-    linear_.Run(static_cast<const GpuLinear&>(weight), part, /*add=*/false, {results, rows, n, n},
-                DataType::kFloat32, stream_);
-    CUDA_CHECK(
-        cudaMemcpyAsync(out + begin * n, results, rows * n * 4, cudaMemcpyDeviceToHost, stream_));
-  }
+  const auto* w = static_cast<const GpuLinear*>(&weight);
+  Signature signature = SignatureOf(Op::kToHost, w, in, {});
+  graphs_.Do(signature.Add(out).Add(results), [this, w, in, n, chunk, results, out] {
+    for (int64_t begin = 0; begin < in.rows; begin += chunk) {
+      const int64_t rows = std::min(chunk, in.rows - begin);
+      Matrix part = in;
+      part.data = static_cast<char*>(in.data) + begin * in.stride * 2;
+      part.rows = rows;
+      linear_.Run(*w, part, /*add=*/false, {results, rows, n, n}, DataType::kFloat32, stream_);
+      CUDA_CHECK(
+          cudaMemcpyAsync(out + begin * n, results, rows * n * 4, cudaMemcpyDeviceToHost, stream_));
+    }
+  });
 }
 
 void CudaBackend::Rope(const RopeSpec& spec, int head_dim, Matrix x) {
@@ -196,24 +253,32 @@ void CudaBackend::Rope(const RopeSpec& spec, int head_dim, Matrix x) {
   TAUSERVE_CHECK(x.rows == step_.num_rows() && spec.rotary_dim <= head_dim, "shapes");
   const size_t bytes = x.rows * spec.rotary_dim * sizeof(float);
   if (rope_spec_ != &spec) {  // one table a step, shared by all layers
-    void* table = Grown(rope_table_, bytes, "the rotary table of a step");
-    if (table == nullptr) return;
+    if (Grown(rope_table_, bytes, "the rotary table of a step") == nullptr) return;
     rope_spec_ = &spec;
-    MakeRopeTable(spec, step_.positions(), x.rows, static_cast<float*>(table), stream_);
+    graphs_.Do(SignatureOf(Op::kRopeTable, &spec, x, {}).Add(step_.positions()),
+               [this, &spec, rows = x.rows] {
+                 MakeRopeTable(spec, step_.positions(), rows, rope_table_.as<float>(), stream_);
+               });
   }
-  RopeRows(rope_table_.as<float>(), spec.rotary_dim, head_dim, x, stream_);
+  graphs_.Do(SignatureOf(Op::kRope, &spec, x, {}).Add(head_dim), [this, &spec, head_dim, x] {
+    RopeRows(rope_table_.as<float>(), spec.rotary_dim, head_dim, x, stream_);
+  });
 }
 
 void CudaBackend::GatedActivation(Activation act, Matrix gate_up, Matrix out) {
   if (!Works()) return;
   TAUSERVE_CHECK(gate_up.cols == 2 * out.cols && gate_up.rows == out.rows, "shapes");
-  GatedActivationRows(act, gate_up, out, stream_);
+  graphs_.Do(SignatureOf(Op::kGated, nullptr, gate_up, out).Add(act),
+             [this, act, gate_up, out] { GatedActivationRows(act, gate_up, out, stream_); });
 }
 
 void CudaBackend::QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) {
   if (!Works()) return;
   TAUSERVE_CHECK(out.rows == step_.num_rows() && out.cols <= kMaxScaledHeads, "shapes");
-  QueryScaleRows(spec, step_.positions(), projected, out, stream_);
+  graphs_.Do(SignatureOf(Op::kScale, &spec, projected, out).Add(step_.positions()),
+             [this, &spec, projected, out] {
+               QueryScaleRows(spec, step_.positions(), projected, out, stream_);
+             });
 }
 
 void CudaBackend::AppendKv(int layer, Matrix keys, Matrix values) {
@@ -229,7 +294,8 @@ void CudaBackend::AppendKv(int layer, Matrix keys, Matrix values) {
   args.keys = keys;
   args.values = values;
   args.row_slot = step_.row_slots();
-  AppendRows(args, stream_);
+  graphs_.Do(SignatureOf(Op::kAppend, args.kv.keys, keys, values).Add(args.row_slot),
+             [this, args] { AppendRows(args, stream_); });
 }
 
 const Head* CudaBackend::HeadsOf(int layer, const AttentionSpec& spec) {
@@ -239,7 +305,8 @@ const Head* CudaBackend::HeadsOf(int layer, const AttentionSpec& spec) {
     same = heads.host[h].alpha == spec.alpha[h] && heads.host[h].alibi_slope == spec.alibi_slope[h];
   }
   if (same) return heads.device.as<Head>();
-  CUDA_CHECK(cudaStreamSynchronize(stream_));  // what was queued reads the old ones
+  graphs_.Run(stream_);  // what was queued reads the old ones
+  CUDA_CHECK(cudaStreamSynchronize(stream_));
   heads.host.clear();
   for (int h = 0; h < spec.num_heads; h++) {
     heads.host.push_back({spec.alpha[h], spec.alibi_slope[h]});
@@ -274,6 +341,7 @@ void CudaBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matr
   args.values = kv.values;
   args.shadow = kv.shadow;
   args.shadow_scale = kv.shadow_scale;
+  args.page_key_norms = kv.page_key_norms;
   args.num_pages = cache.num_pages;
   args.page_table = step_.page_table();
   args.slices = step_.device_slices();
@@ -290,14 +358,17 @@ void CudaBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matr
   args.causal = spec.causal;
   args.stats = step_.device_stats();
   args.stream = stream_;
-  AttentionGeneric(args);
+  Signature signature = SignatureOf(Op::kAttend, args.keys, q, out);
+  AddMatrix(signature, query_scale).Add(args.slices).Add(args.page_table).Add(args.num_slices);
+  signature.Add(args.heads).Add(args.num_heads).Add(args.scale).Add(args.sliding_window);
+  signature.Add(args.causal).Add(args.stats);
+  graphs_.Do(signature, [args] { AttentionGeneric(args); });
 }
 
 void CudaBackend::GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) {
   if (!Works()) return;
   TAUSERVE_CHECK(out.rows == static_cast<int64_t>(rows.size()) && in.cols == out.cols, "shapes");
-  GatherRowsOf(static_cast<const __nv_bfloat16*>(in.data), in.stride, step_.Upload(rows, stream_),
-               out, stream_);
+  Gather(static_cast<const __nv_bfloat16*>(in.data), in.stride, rows, out);
 }
 
 void CudaBackend::Download(Matrix in, float* out) {
@@ -305,12 +376,15 @@ void CudaBackend::Download(Matrix in, float* out) {
   const size_t bytes = in.rows * in.cols * sizeof(float);
   void* floats = Grown(floats_, bytes, "a matrix to download");
   if (floats == nullptr) return;
-  ToFloatRows(in, static_cast<float*>(floats), stream_);
-  CUDA_CHECK(cudaMemcpyAsync(out, floats, bytes, cudaMemcpyDeviceToHost, stream_));
+  graphs_.Do(SignatureOf(Op::kDownload, floats, in, {}).Add(out), [this, in, floats, bytes, out] {
+    ToFloatRows(in, static_cast<float*>(floats), stream_);
+    CUDA_CHECK(cudaMemcpyAsync(out, floats, bytes, cudaMemcpyDeviceToHost, stream_));
+  });
 }
 
 absl::Status CudaBackend::Synchronize() {
   if (Works()) {
+    graphs_.Run(stream_);
     step_.DownloadStats(stream_);
     CUDA_CHECK(cudaStreamSynchronize(stream_));
   }
@@ -320,7 +394,11 @@ absl::Status CudaBackend::Synchronize() {
 
 void* CudaBackend::Grown(GpuBuffer& buffer, size_t bytes, const char* what) {
   if (bytes <= buffer.size()) return buffer.data();
-  CUDA_CHECK(cudaStreamSynchronize(stream_));  // what was queued uses the old one
+  // What was queued, and graphs, use the old one.
+  graphs_.Run(stream_);
+  CUDA_CHECK(cudaStreamSynchronize(stream_));
+  graphs_.Forget();
+  bytes = std::max(bytes, 2 * buffer.size());  // so that it doesn't move with every larger step
   buffer = GpuBuffer();
   buffer = GpuBuffer(bytes);
   Keep(NeedMemory(buffer, what, "a smaller --kv_cache_bytes leaves more"));

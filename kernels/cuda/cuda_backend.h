@@ -1,5 +1,5 @@
 // The CUDA backend: one GPU, one stream. Operations are queued; a step waits for the GPU once, in Synchronize, and
-// allocates nothing once its buffers have grown to the largest step. Activations, weights and the cache are bfloat16.
+// allocates nothing once its buffers have grown to the largest step. Steps of decoding run as CUDA graphs. Activations, weights and the cache are bfloat16.
 #ifndef TAUSERVE_KERNELS_CUDA_CUDA_BACKEND_H_
 #define TAUSERVE_KERNELS_CUDA_CUDA_BACKEND_H_
 
@@ -10,6 +10,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/step_graphs.h"
 #include "kernels/cuda/step_state.h"
 
 namespace tauserve::cuda {
@@ -52,6 +53,10 @@ class CudaBackend : public Backend {
   absl::Span<const AttentionStats> stats() const override { return step_.stats(); }
 
  private:
+  void Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out);
+  void Gather(const __nv_bfloat16* table, int64_t stride, absl::Span<const int32_t> rows,
+              Matrix out);
+
   // A layer's heads, on the host and the device; uploaded when they differ from the last call's.
   struct LayerHeads {
     std::vector<Head> host;
@@ -74,6 +79,7 @@ class CudaBackend : public Backend {
   GpuBuffer kv_;
   std::vector<LayerHeads> heads_;  // [layers]
   StepState step_;
+  StepGraphs graphs_;
   bool queued_ = false;  // something since the last Synchronize
   const RopeSpec* rope_spec_ = nullptr;
   GpuBuffer rope_table_;  // of the step: [rows][rotary_dim]

@@ -6,6 +6,7 @@ namespace {
 
 constexpr int kMaxLaneValues = 8;  // head_dim / 32, rounded up
 constexpr int kHeads = 4;          // of a block
+constexpr float kInfinity = __builtin_huge_valf();
 
 struct AppendViews {
   LayerKv kv;
@@ -25,6 +26,13 @@ __device__ float SumOfWarp(float x) {
   return x;
 }
 
+// An upper bound of a vector's norm from its squares' sum, which may have lost its last bits, or all of them, and its
+// largest element. Infinite where an element is not a number.
+__device__ float NormOf(float squares, float largest) {
+  if (!(squares < kInfinity)) return kInfinity;
+  return fmaxf(sqrtf(squares) * (1 + 1e-5f), largest * (1 + 1e-5f));
+}
+
 // One warp a row and KV head. The shadow's bound holds for any key: one that is too large for it gets codes of zero and
 // an infinite rest.
 __global__ void AppendKernel(const __grid_constant__ AppendViews a) {
@@ -36,7 +44,7 @@ __global__ void AppendKernel(const __grid_constant__ AppendViews a) {
   const __nv_bfloat16* key = a.keys + row * a.key_stride + head * a.head_dim;
   const __nv_bfloat16* value = a.values + row * a.value_stride + head * a.head_dim;
   float k[kMaxLaneValues];
-  float largest = 0;
+  float largest = 0, key_squares = 0;
 #pragma unroll
   for (int i = 0; i < kMaxLaneValues; i++) {
     const int d = lane + 32 * i;
@@ -46,7 +54,9 @@ __global__ void AppendKernel(const __grid_constant__ AppendViews a) {
     a.kv.values[slot * a.head_dim + d] = value[d];
     k[i] = __bfloat162float(key[d]);
     largest = fmaxf(largest, fabsf(k[i]));
+    key_squares += k[i] * k[i];
   }
+  const float key_norm = NormOf(SumOfWarp(key_squares), MaxOfWarp(largest));
   largest = MaxOfWarp(largest);
   __half scale = __float2half_ru(largest / 127);
   if (__hisinf(scale)) scale = __float2half(0.0f);
@@ -63,10 +73,20 @@ __global__ void AppendKernel(const __grid_constant__ AppendViews a) {
     largest_rest = fmaxf(largest_rest, fabsf(rest));
   }
   // Squares may have lost their last bits, or all of them.
-  squares = SumOfWarp(squares);
-  float norm = fmaxf(sqrtf(squares) * (1 + 1e-5f), MaxOfWarp(largest_rest));
-  if (!(squares >= 0 && norm <= 65504)) norm = __int_as_float(0x7f800000);  // NaN too
-  if (lane == 0) a.kv.shadow_scale[slot] = {scale, __float2half_ru(norm)};
+  const float rest_norm = NormOf(SumOfWarp(squares), MaxOfWarp(largest_rest));
+  if (lane != 0) return;
+  a.kv.shadow_scale[slot] = {scale, __float2half_ru(rest_norm)};
+  // Norms are >= 0: their bits are ordered as they are.
+  atomicMax(reinterpret_cast<int*>(a.kv.page_key_norms + page * a.num_kv_heads + head),
+            __float_as_int(key_norm));
+}
+
+__global__ void BeginPagesKernel(float* norms, int64_t layer_blocks, int num_kv_heads,
+                                 const int32_t* pages) {
+  const int64_t block = int64_t{pages[blockIdx.x]} * num_kv_heads;
+  for (int head = threadIdx.x; head < num_kv_heads; head += blockDim.x) {
+    norms[blockIdx.y * layer_blocks + block + head] = 0;
+  }
 }
 
 }  // namespace
@@ -75,6 +95,7 @@ LayerKv KvLayout::layer(std::byte* data, int layer) const {
   // Largest alignments first.
   const int64_t n = slots() * spec.head_dim;
   LayerKv kv;
+  kv.page_key_norms = norms(data) + layer * blocks();
   data += layer * layer_bytes();
   kv.keys = reinterpret_cast<__nv_bfloat16*>(data);
   kv.values = kv.keys + n;
@@ -95,6 +116,14 @@ void AppendRows(const AppendArgs& args, cudaStream_t stream) {
                              args.row_slot};
   const dim3 grid(args.keys.rows, (args.num_kv_heads + kHeads - 1) / kHeads);
   AppendKernel<<<grid, dim3(32, kHeads), 0, stream>>>(views);
+  CUDA_CHECK(cudaGetLastError());
+}
+
+void BeginPages(const KvLayout& layout, std::byte* data, const int32_t* pages, int num_pages,
+                cudaStream_t stream) {
+  if (num_pages == 0 || layout.spec.num_layers == 0) return;
+  BeginPagesKernel<<<dim3(num_pages, layout.spec.num_layers), 32, 0, stream>>>(
+      layout.norms(data), layout.blocks(), layout.spec.num_kv_heads, pages);
   CUDA_CHECK(cudaGetLastError());
 }
 

@@ -17,10 +17,17 @@ KERNEL_TESTS = ["elementwise_test", "linear_test", "attention_test", "attention_
 # Small shapes of every kind: instrumented kernels are many times slower.
 SANITIZED = {
     "elementwise_test": "*",
-    "attention_test": "*OddLengthsAndPageEdges*:*ManyRaggedSequences*:*HeadsOfDifferentAlpha*",
+    "linear_test": "*",
+    "attention_test": "*OddLengthsAndPageEdges*:*ManyRaggedSequences*:*HeadsOfDifferentAlpha*:*DistanceBound*",
+    "model_embedded_model_test": "*BFloat16*",
 }
-TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
-STEP_SHAPES = ["512", "1", "4096", "1", "16384", "1", "4096", "16"]
+TOOLS = {
+    "memcheck": list(SANITIZED),
+    "racecheck": ["elementwise_test", "attention_test"],
+    "initcheck": ["elementwise_test", "attention_test"],
+    "synccheck": ["elementwise_test", "attention_test"],
+}
+STEP_SHAPES = ["16", "1", "512", "1", "4096", "1", "16384", "1", "4096", "16"]
 
 
 def run(command, timeout, **environment):
@@ -74,15 +81,26 @@ def sanitizers(bin_):
     if not pathlib.Path(sanitizer).exists():
         return {"skipped": {"ok": True, "reason": "no compute-sanitizer on the PATH"}}
     results = {}
-    for tool in TOOLS:
-        for name, filter_ in SANITIZED.items():
+    for tool, names in TOOLS.items():
+        for name in names:
             wrapper = [sanitizer, f"--tool={tool}", "--error-exitcode=99", "--kernel-name-exclude=regex=cutlass|cublas"]
-            results[f"{tool} {name}"] = google_test(bin_ / name, 240, wrapper, filter_)
+            results[f"{tool} {name}"] = google_test(bin_ / name, 240, wrapper, SANITIZED[name])
     return results
 
 
 def model(bin_):
-    return {"embedded_model": google_test(bin_ / "model_embedded_model_test", 300)}
+    """The embedded model against its training code, and random ones of every kind against NumPy."""
+    results = {"embedded_model": google_test(bin_ / "model_embedded_model_test", 300)}
+    script = ROOT / "tests" / "server" / "model" / "logits_test.py"
+    with tempfile.TemporaryDirectory() as work:
+        code, output, seconds = run([sys.executable, script, bin_ / "model_logits", work,
+                                     time.time_ns() % 10 ** 9, "cuda-bfloat16"], 300)
+    worst = re.findall(r"\): (\d\S+)", output)
+    results["logits"] = {"ok": code == 0, "exit_code": code, "seconds": seconds, "models": len(worst),
+                         "worst": max(map(float, worst), default=None)}
+    if code != 0:
+        results["logits"]["output"] = output[-3000:]
+    return results
 
 
 def serving(bin_):
@@ -193,7 +211,7 @@ def main():
 
 def summary(result):
     parts = []
-    for key in ("tests", "right", "of", "seconds", "exit_code"):
+    for key in ("tests", "models", "worst", "right", "of", "seconds", "exit_code"):
         if key in result:
             parts.append(f"{key} {result[key]}")
     for failure in result.get("failures", [])[:6]:

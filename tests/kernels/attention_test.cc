@@ -182,7 +182,6 @@ TEST_P(AttentionTest, DistanceBoundLeavesPagesUnread) {
   c.slope = {1.0f, 0.5f};
   c.steps = {{2000, 1}};
   const CaseResult result = Run(c);
-  if (OnGpu()) return;  // the generic kernel has no bounds
   EXPECT_LT(result.stats.pages_read * 4, result.stats.pages_considered);
   EXPECT_LT(result.stats.keys_scored * 4, result.stats.keys_considered);
 }
@@ -190,6 +189,7 @@ TEST_P(AttentionTest, DistanceBoundLeavesPagesUnread) {
 TEST(CpuBackendTest, RefusesUnknownInstructionSet) {
   setenv("TAUSERVE_CPU_ISA", "mmx", 1);
   BackendOptions options;
+  options.device = "cpu";
   const auto backend = CreateBackend(options);
   unsetenv("TAUSERVE_CPU_ISA");
   ASSERT_FALSE(backend.ok());

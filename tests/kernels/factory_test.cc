@@ -1,4 +1,4 @@
-// Choosing a device: what a machine without a usable GPU, and a build without CUDA, say.
+// Choosing a device: what a machine without a usable GPU, and a build without CUDA, say. A machine's GPU is hidden.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +14,12 @@ using testing::Contains;
 using testing::HasSubstr;
 
 bool BuiltWithCuda() { return testing::Value(CompiledDevices(), Contains("cuda")); }
+
+class HiddenGpu : public testing::Environment {
+ public:
+  void SetUp() override { setenv("CUDA_VISIBLE_DEVICES", "-1", 1); }
+};
+const auto* const hidden_gpu = testing::AddGlobalTestEnvironment(new HiddenGpu);
 
 absl::Status StatusOf(const BackendOptions& options) { return CreateBackend(options).status(); }
 
@@ -35,13 +41,13 @@ TEST(FactoryTest, TheCpuIsThereWhateverTheGpu) {
   EXPECT_GT((*backend)->AvailableMemory(), 0);
 }
 
-TEST(FactoryTest, AutoTakesWhatThereIs) {
+TEST(FactoryTest, AutoIsTheCpuWhereThereIsNoGpu) {
   const auto backend = CreateBackend(BackendOptions());
   ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_THAT((*backend)->device().name, HasSubstr("cpu"));
 }
 
 TEST(FactoryTest, SaysWhyThereIsNoGpu) {
-  setenv("CUDA_VISIBLE_DEVICES", "-1", 1);  // for machines that have one
   BackendOptions options;
   options.device = "cuda";
   const absl::Status status = StatusOf(options);
