@@ -15,6 +15,14 @@
 
 namespace tauserve::cuda {
 
+class GpuEmbedding : public EmbeddingWeight {
+ public:
+  explicit GpuEmbedding(const HostTensor& table)
+      : rows(table.shape[0]), cols(table.shape[1]), data(rows * cols * 2) {}
+  int64_t rows, cols;
+  GpuBuffer data;  // bfloat16 [rows][cols]
+};
+
 class CudaBackend : public Backend {
  public:
   // Errors of OpenGpu; InvalidArgument for types other than bfloat16.
