@@ -10,51 +10,71 @@
 namespace tauserve::cuda {
 namespace generic {
 
+// Weights of the thread's keys of a page go to the tile's; whether there is one.
+template <int kDimSteps>
+__device__ bool PutWeights(const Block& b, Shared& shared, const ThreadRows<kDimSteps>& rows,
+                           const float (&score)[2][2]) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % 4;
+  bool any = false;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = lane / 4 + 8 * half;
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const float y = score[half][i] - rows.max[half];
+      const float z = y + rows.gap[half];
+      const float p = b.softmax ? expf(y) : z > 0 ? entmax::Weight(b.weight, z) : 0;
+      shared.weight[row][warp * kWarpKeys + 2 * part + i] = p;
+      bits |= (p > 0 ? 1u : 0u) << (2 * part + i);
+    }
+    for (int offset = 1; offset < 4; offset *= 2) bits |= __shfl_xor_sync(~0u, bits, offset);
+    if (part == 0) {
+      shared.has_weight[row][warp] = static_cast<uint8_t>(bits);
+      if (bits != 0) atomicAdd(&shared.row[row].support, __popc(bits));
+    }
+    any |= bits != 0;
+  }
+  return any;
+}
+
 // Last pass: weights of a page, then their share of the output. Values are read for keys with weight only. Thread i has
 // elements i, i + kThreads, ... of the tile's [rows][head_dim] output.
 template <int kDimSteps>
 __device__ void AddValues(const Block& b, Shared& shared, const ThreadRows<kDimSteps>& rows,
                           uint32_t* attended) {
+  constexpr int kPages = kPagesAtOnce<kDimSteps>;
   const AttentionArgs& args = *b.args;
   const int dim_steps = args.head_dim / 16, head_dim = args.head_dim;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float out[kDimSteps] = {};
-  for (int page = b.last_page; page >= b.first_page; page--) {
-    if (IsTooFar(b, rows, page, rows.max, rows.gap)) continue;  // the same for all warps
-    float score[2][2];
-    ScoreKeys(b, rows, page, score);
-    bool any = false;
+  for (int newest = b.last_page; newest >= b.first_page; newest -= kPages) {
+    PageScores<kDimSteps> scores;
+    // Maxima and gaps are the same for all warps here, so their pages are too.
+    if (!ScorePages(b, rows, newest, rows.max, scores)) continue;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = lane / 4 + 8 * half;
-      int support = 0;
+    for (int p = 0; p < kPages; p++) {
+      if (!scores.live[p]) continue;
+      const bool any = PutWeights(b, shared, rows, scores.score[p]);
+      if (__syncthreads_or(any)) {
+        const int page = newest - p;
+        if (threadIdx.x == 0) attended[page / 32] |= 1u << page % 32;
+        const int64_t block = int64_t{b.pages[page]} * args.num_kv_heads + b.kv_head;
+        const bf16* values = args.values + block * kPageTokens * head_dim;
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const float y = score[half][i] - rows.max[half];
-        const float z = y + rows.gap[half];
-        const float p = b.softmax ? expf(y) : z > 0 ? entmax::Weight(b.weight, z) : 0;
-        shared.weight[row][warp * kWarpKeys + 2 * (lane % 4) + i] = p > 0 ? p : 0;
-        support += p > 0;
-      }
-      if (support > 0) atomicAdd(&shared.row[row].support, support);
-      any |= support > 0;
-    }
-    if (__syncthreads_or(any)) {
-      if (threadIdx.x == 0) attended[page / 32] |= 1u << page % 32;
-      const int64_t block = int64_t{b.pages[page]} * args.num_kv_heads + b.kv_head;
-      const bf16* values = args.values + block * kPageTokens * head_dim;
-#pragma unroll
-      for (int s = 0; s < kDimSteps; s++) {
-        if (s >= dim_steps) continue;
-        const int row = (s * kThreads + threadIdx.x) / head_dim;
-        const int d = (s * kThreads + threadIdx.x) % head_dim;
-        for (int k = 0; k < kPageTokens; k++) {
-          const float p = shared.weight[row][k];
-          if (p > 0) out[s] = fmaf(p, __bfloat162float(values[k * head_dim + d]), out[s]);
+        for (int s = 0; s < kDimSteps; s++) {
+          if (s >= dim_steps) continue;
+          const int row = (s * kThreads + threadIdx.x) / head_dim;
+          const int d = (s * kThreads + threadIdx.x) % head_dim;
+          uint64_t keys = *reinterpret_cast<const uint64_t*>(shared.has_weight[row]);
+          for (; keys != 0; keys &= keys - 1) {
+            const int k = __ffsll(keys) - 1;
+            out[s] =
+                fmaf(shared.weight[row][k], __bfloat162float(values[k * head_dim + d]), out[s]);
+          }
         }
       }
+      __syncthreads();
     }
-    __syncthreads();
   }
 #pragma unroll
   for (int s = 0; s < kDimSteps; s++) {
@@ -104,7 +124,7 @@ __device__ void CountTile(const Block& b, const Shared& shared) {
 
 // grid: (stretches of 64 positions, heads, slices).
 template <int kDimSteps>
-__global__ void __launch_bounds__(kThreads, kDimSteps > 8 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, 1)
     GenericKernel(const __grid_constant__ AttentionArgs args) {
   __shared__ Shared shared;
   extern __shared__ uint32_t attended[];  // bit a page; then the same of pages read

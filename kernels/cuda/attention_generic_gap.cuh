@@ -39,15 +39,21 @@ __device__ void FindMaxima(const Block& b, Shared& shared, ThreadRows<kDimSteps>
   float(&max)[2] = rows.max;
   max[0] = max[1] = -kInfinity;
   int scored = 0;
-  for (int page = b.last_page; page >= b.first_page; page--) {
-    if (IsTooFar(b, rows, page, max, rows.gap)) continue;
-    if (threadIdx.x % 32 == 0 && b.bounded) atomicOr(read + page / 32, 1u << page % 32);
-    float score[2][2];
-    ScoreKeys(b, rows, page, score);
+  constexpr int kPages = kPagesAtOnce<kDimSteps>;
+  for (int page = b.last_page; page >= b.first_page; page -= kPages) {
+    PageScores<kDimSteps> scores;
+    if (!ScorePages(b, rows, page, max, scores)) continue;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      max[i / 2] = fmaxf(max[i / 2], score[i / 2][i % 2]);
-      scored += score[i / 2][i % 2] > -kInfinity;
+    for (int p = 0; p < kPages; p++) {
+      if (b.bounded && scores.live[p] && threadIdx.x % 32 == 0) {
+        atomicOr(read + (page - p) / 32, 1u << (page - p) % 32);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float score = scores.score[p][i / 2][i % 2];
+        max[i / 2] = fmaxf(max[i / 2], score);
+        scored += score > -kInfinity;
+      }
     }
   }
   scored = __reduce_add_sync(~0u, scored);
@@ -73,23 +79,35 @@ __device__ void FindMaxima(const Block& b, Shared& shared, ThreadRows<kDimSteps>
   }
 }
 
-// Second pass for entmax: the histogram, and from it the bracket that the search begins with.
+// A histogram of fewer keys costs more than the steps that it saves.
+constexpr int kHistogramKeys = 1024;
+
+// The bracket that the search for the gap begins with; for rows of many keys from a second pass, which makes a histogram.
 template <int kDimSteps>
 __device__ void FindBrackets(const Block& b, Shared& shared, const ThreadRows<kDimSteps>& rows) {
-  ForScores(b, rows, [&](int half, float score) {
-    const float y = score - rows.max[half];
-    if (!(y > -1)) return;
-    const int row = threadIdx.x % 32 / 4 + 8 * half;
-    atomicAdd(&shared.histogram[row].count[entmax::BinOf(y)], 1);
-  });
+  bool many = false;
+  if (threadIdx.x < kTileRows) {
+    const RowState& row = shared.row[threadIdx.x];
+    many = row.last_key - row.first_key >= kHistogramKeys;
+  }
+  if (__syncthreads_or(many)) {
+    ForScores(b, rows, [&](int half, float score) {
+      const float y = score - rows.max[half];
+      if (!(y > -1)) return;
+      const int row = threadIdx.x % 32 / 4 + 8 * half;
+      atomicAdd(&shared.histogram[row].count[entmax::BinOf(y)], 1);
+    });
+  }
   __syncthreads();
   if (threadIdx.x < kTileRows) {
     RowState& row = shared.row[threadIdx.x];
     row.done |= row.max == -kInfinity;
     if (!row.done) {
-      row.bracket = entmax::BracketFromHistogram(
-          b.weight, shared.histogram[threadIdx.x],
-          entmax::WidestBracket(b.weight, row.last_key - row.first_key + 1));
+      row.bracket = entmax::WidestBracket(b.weight, row.last_key - row.first_key + 1);
+      if (many) {
+        row.bracket =
+            entmax::BracketFromHistogram(b.weight, shared.histogram[threadIdx.x], row.bracket);
+      }
       row.gap = row.bracket.hi;
     }
   }

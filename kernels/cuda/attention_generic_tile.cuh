@@ -40,6 +40,7 @@ struct Shared {
   PowerSums sums[kWarps][kTileRows];  // also maxima, in s0
   entmax::Histogram histogram[kTileRows];
   float weight[kTileRows][kPageTokens + 1];  // of the page at hand; padded against bank conflicts
+  alignas(8) uint8_t has_weight[kTileRows][kWarps];  // bit a key
   int keys_scored;
 };
 
@@ -112,14 +113,24 @@ __device__ void LoadQueries(const Block& b, const Shared& shared, ThreadRows<kDi
   }
 }
 
-// Whether the distance bias leaves no row of the tile a key of the page with weight: |q . k| <= |q| |k|. The same for all
-// lanes of a warp. `max`: of each row, or less.
+// Pages whose keys are on the way together, as many as registers allow.
 template <int kDimSteps>
-__device__ bool IsTooFar(const Block& b, const ThreadRows<kDimSteps>& rows, int page,
-                         const float (&max)[2], const float (&gap)[2]) {
-  if (!b.bounded) return false;
-  const AttentionArgs& args = *b.args;
-  const float norm = args.page_key_norms[int64_t{b.pages[page]} * args.num_kv_heads + b.kv_head];
+inline constexpr int kPagesAtOnce = 16 / kDimSteps;
+
+// What a thread scores of some neighbouring pages, the newest first: its two rows with two neighbouring keys of each.
+template <int kDimSteps>
+struct PageScores {
+  bool live[kPagesAtOnce<
+      kDimSteps>];  // there is such a page, and it may have weight; the same in a warp
+  float score[kPagesAtOnce<kDimSteps>][2]
+             [2];  // [page][row][key]; -infinity where not visible or live
+};
+
+// Whether the distance bias leaves no row of the tile a key of the page with weight: |q . k| <= |q| |k|, `norm` the
+// largest |k|. The same for all lanes of a warp. `max`: of each row, or less.
+template <int kDimSteps>
+__device__ bool IsTooFar(const ThreadRows<kDimSteps>& rows, int page, float norm,
+                         const float (&max)[2]) {
   bool far = true;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -127,32 +138,27 @@ __device__ bool IsTooFar(const Block& b, const ThreadRows<kDimSteps>& rows, int 
     const float bias = rows.slope[half] * static_cast<float>(min(0, -distance));
     const float highest = fmaf(rows.reach[half], norm, bias);
     // A score's own rounding is far below the margin.
-    const bool none = highest + 1e-4f * (1 + fabsf(bias)) < max[half] - gap[half];
+    const bool none = highest + 1e-4f * (1 + fabsf(bias)) < max[half] - rows.gap[half];
     far &= none || rows.first_key[half] > rows.last_key[half];
   }
   return __all_sync(~0u, far);
 }
 
-// Scaled scores of the thread's two rows with two neighbouring keys: [row][key], -infinity where not visible.
+// Scaled scores of the thread's rows with its keys of a page.
 template <int kDimSteps>
-__device__ void ScoreKeys(const Block& b, const ThreadRows<kDimSteps>& rows, int page,
-                          float (&score)[2][2]) {
-  const AttentionArgs& args = *b.args;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % 4;
-  const int dim_steps = args.head_dim / 16;
-  const int64_t block = int64_t{b.pages[page]} * args.num_kv_heads + b.kv_head;
-  const int place = warp * kWarpKeys + lane / 4;
-  const bf16* key = args.keys + (block * kPageTokens + place) * args.head_dim + 4 * part;
+__device__ void ScoreKeys(const ThreadRows<kDimSteps>& rows, int dim_steps, int page,
+                          const uint2 (&keys)[kDimSteps], float (&score)[2][2]) {
   float c[4] = {};
 #pragma unroll
   for (int s = 0; s < kDimSteps; s++) {
-    if (s < dim_steps) Multiply(rows.q[s], *reinterpret_cast<const uint2*>(key + 16 * s), c);
+    if (s < dim_steps) Multiply(rows.q[s], keys[s], c);
   }
+  const int first = page * kPageTokens + threadIdx.x / 32 * kWarpKeys + 2 * (threadIdx.x % 4);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const int j = page * kPageTokens + warp * kWarpKeys + 2 * part + i;
+      const int j = first + i;
       const float bias = rows.slope[half] * static_cast<float>(j - rows.position[half]);
       const bool visible = j >= rows.first_key[half] && j <= rows.last_key[half];
       score[half][i] = visible ? fmaf(rows.factor[half], c[2 * half + i], bias) : -kInfinity;
@@ -160,21 +166,58 @@ __device__ void ScoreKeys(const Block& b, const ThreadRows<kDimSteps>& rows, int
   }
 }
 
-// visit(half, score) for every score of the thread's rows, the newest page first. Pages without weight are left out.
+// Scores of pages newest, newest - 1, ..., without those before first_page and those without weight. Whether any is left.
+template <int kDimSteps>
+__device__ bool ScorePages(const Block& b, const ThreadRows<kDimSteps>& rows, int newest,
+                           const float (&row_max)[2], PageScores<kDimSteps>& scores) {
+  constexpr int kPages = kPagesAtOnce<kDimSteps>;
+  const AttentionArgs& args = *b.args;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int dim_steps = args.head_dim / 16;
+  const int place = warp * kWarpKeys + lane / 4;
+  int64_t block[kPages];
+  float norm[kPages];
+#pragma unroll
+  for (int p = 0; p < kPages; p++) {
+    const int page = max(newest - p, b.first_page);
+    block[p] = int64_t{b.pages[page]} * args.num_kv_heads + b.kv_head;
+    if (b.bounded) norm[p] = args.page_key_norms[block[p]];
+  }
+  uint2 keys[kPages][kDimSteps];
+  bool any = false;
+#pragma unroll
+  for (int p = 0; p < kPages; p++) {
+    scores.live[p] = newest - p >= b.first_page;
+    if (b.bounded && scores.live[p]) scores.live[p] = !IsTooFar(rows, newest - p, norm[p], row_max);
+    any |= scores.live[p];
+    if (!scores.live[p]) continue;
+    const bf16* key = args.keys + (block[p] * kPageTokens + place) * args.head_dim + 4 * (lane % 4);
+#pragma unroll
+    for (int s = 0; s < kDimSteps; s++) {
+      if (s < dim_steps) keys[p][s] = *reinterpret_cast<const uint2*>(key + 16 * s);
+    }
+  }
+  if (!any) return false;
+#pragma unroll
+  for (int p = 0; p < kPages; p++) {
+    if (scores.live[p]) {
+      ScoreKeys(rows, dim_steps, newest - p, keys[p], scores.score[p]);
+    } else {
+      for (int i = 0; i < 4; i++) scores.score[p][i / 2][i % 2] = -kInfinity;
+    }
+  }
+  return true;
+}
+
+// visit(half, score) for every score of the thread's rows, the newest pages first. Pages without weight are left out.
 template <int kDimSteps, typename Visit>
 __device__ void ForScores(const Block& b, const ThreadRows<kDimSteps>& rows, const Visit& visit) {
-  // Pages at once, so that their keys are on the way together.
-  constexpr int kPages = 16 / kDimSteps;
-#pragma unroll kPages
-  for (int page = b.last_page; page >= b.first_page; page--) {
-    if (IsTooFar(b, rows, page, rows.max, rows.gap)) continue;
-    float score[2][2];
-    ScoreKeys(b, rows, page, score);
+  constexpr int kPages = kPagesAtOnce<kDimSteps>;
+  for (int page = b.last_page; page >= b.first_page; page -= kPages) {
+    PageScores<kDimSteps> scores;
+    if (!ScorePages(b, rows, page, rows.max, scores)) continue;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      visit(half, score[half][0]);
-      visit(half, score[half][1]);
-    }
+    for (int i = 0; i < 4 * kPages; i++) visit(i / 2 % 2, scores.score[i / 4][i / 2 % 2][i % 2]);
   }
 }
 

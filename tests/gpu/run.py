@@ -114,7 +114,7 @@ def serving(bin_):
         line = server.stdout.readline()
         if line:
             address = json.loads(line)["grpc"]
-            for size, count in (("2k", 12), ("16k", 8)):
+            for size, count in (("2k", 12), ("16k", 8), ("64k", 2)):
                 results[f"recall-{size}"] = recall(bin_, address, size, count)
         server.terminate()
         try:
