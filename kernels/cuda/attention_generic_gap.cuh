@@ -82,7 +82,8 @@ __device__ void FindMaxima(const Block& b, Shared& shared, ThreadRows<kDimSteps>
 // A histogram of fewer keys costs more than the steps that it saves.
 constexpr int kHistogramKeys = 1024;
 
-// The bracket that the search for the gap begins with; for rows of many keys from a second pass, which makes a histogram.
+// The bracket that the search for the gap begins with; for rows of many keys from a second pass, which makes a
+// histogram.
 template <int kDimSteps>
 __device__ void FindBrackets(const Block& b, Shared& shared, const ThreadRows<kDimSteps>& rows) {
   bool many = false;

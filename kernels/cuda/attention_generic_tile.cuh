@@ -12,8 +12,9 @@ using bf16 = __nv_bfloat16;
 using entmax::PowerSums;
 using entmax::WeightFunction;
 
-// A block attends with one head, for the rows of a slice whose positions lie in one stretch of 64: the statistics' block.
-// It takes them in tiles of 16, the rows of a tensor core's product; each of its 8 warps scores 8 keys of a page.
+// A block attends with one head, for the rows of a slice whose positions lie in one stretch of 64: the statistics'
+// block. It takes them in tiles of 16, the rows of a tensor core's product; each of its 8 warps scores 8 keys of a
+// page.
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileRows = 16;
@@ -166,7 +167,8 @@ __device__ void ScoreKeys(const ThreadRows<kDimSteps>& rows, int dim_steps, int 
   }
 }
 
-// Scores of pages newest, newest - 1, ..., without those before first_page and those without weight. Whether any is left.
+// Scores of pages newest, newest - 1, ..., without those before first_page and those without weight. Whether any is
+// left.
 template <int kDimSteps>
 __device__ bool ScorePages(const Block& b, const ThreadRows<kDimSteps>& rows, int newest,
                            const float (&row_max)[2], PageScores<kDimSteps>& scores) {

@@ -1,5 +1,6 @@
 // The CUDA backend: one GPU, one stream. Operations are queued; a step waits for the GPU once, in Synchronize, and
-// allocates nothing once its buffers have grown to the largest step. Steps of decoding run as CUDA graphs. Activations, weights and the cache are bfloat16.
+// allocates nothing once its buffers have grown to the largest step. Steps of decoding run as CUDA graphs.
+// Activations, weights and the cache are bfloat16.
 #ifndef TAUSERVE_KERNELS_CUDA_CUDA_BACKEND_H_
 #define TAUSERVE_KERNELS_CUDA_CUDA_BACKEND_H_
 

@@ -1,5 +1,5 @@
-// The operations between the products, as launches on a stream. Matrices are bfloat16, arithmetic is float32; shapes are
-// checked by the caller.
+// The operations between the products, as launches on a stream. Matrices are bfloat16, arithmetic is float32; shapes
+// are checked by the caller.
 #ifndef TAUSERVE_KERNELS_CUDA_ELEMENTWISE_H_
 #define TAUSERVE_KERNELS_CUDA_ELEMENTWISE_H_
 

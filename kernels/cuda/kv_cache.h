@@ -1,5 +1,5 @@
-// The paged KV cache on the GPU: one allocation, laid out as kernels/cuda/attention_args.h says, with the int8 shadow of
-// the keys.
+// The paged KV cache on the GPU: one allocation, laid out as kernels/cuda/attention_args.h says, with the int8 shadow
+// of the keys.
 #ifndef TAUSERVE_KERNELS_CUDA_KV_CACHE_H_
 #define TAUSERVE_KERNELS_CUDA_KV_CACHE_H_
 

@@ -1,5 +1,5 @@
-// Linear layers by cuBLASLt: bfloat16 operands, float32 sums, bias in the epilogue. The fastest algorithm by the library's
-// heuristics is asked for once a shape and kept.
+// Linear layers by cuBLASLt: bfloat16 operands, float32 sums, bias in the epilogue. The fastest algorithm by the
+// library's heuristics is asked for once a shape and kept.
 #ifndef TAUSERVE_KERNELS_CUDA_LINEAR_H_
 #define TAUSERVE_KERNELS_CUDA_LINEAR_H_
 

@@ -1,5 +1,6 @@
-// What a step's kernels know of its rows: slices, page tables, positions and cache slots, uploaded once from pinned memory,
-// with room for the small arrays that operations add (tokens, row indices). And the step's statistics on their way back.
+// What a step's kernels know of its rows: slices, page tables, positions and cache slots, uploaded once from pinned
+// memory, with room for the small arrays that operations add (tokens, row indices). And the step's statistics on
+// their way back.
 #ifndef TAUSERVE_KERNELS_CUDA_STEP_STATE_H_
 #define TAUSERVE_KERNELS_CUDA_STEP_STATE_H_
 

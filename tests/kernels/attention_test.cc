@@ -1,5 +1,5 @@
-// Attention on fresh random inputs, on every instruction set of the machine or on its GPU, against the oracle. TAUSERVE_SEED runs a
-// seed that was printed before.
+// Attention on fresh random inputs, on every instruction set of the machine or on its GPU, against the oracle.
+// TAUSERVE_SEED runs a seed that was printed before.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

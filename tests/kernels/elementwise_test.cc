@@ -1,5 +1,5 @@
-// The operations between the products, on every instruction set or the GPU, against plain double-precision statements of
-// them.
+// The operations between the products, on every instruction set or the GPU, against plain double-precision
+// statements of them.
 #include <gtest/gtest.h>
 
 #include <cmath>

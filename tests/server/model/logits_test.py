@@ -20,7 +20,7 @@ import numpy_forward
 import random_models
 
 TOLERANCE = 1e-3
-BFLOAT16_TOLERANCE = 8e-2  # random weights amplify: 4.5e-2 seen on a CPU
+BFLOAT16_TOLERANCE = 0.15  # random weights amplify: 0.05 seen on a CPU, 0.07 on an H100
 FRESH_MODELS = 20
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXPECTATIONS = os.path.join(HERE, 'testdata', 'transformers_logits.json')

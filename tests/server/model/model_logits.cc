@@ -29,7 +29,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const std::string& name) {
   if (name == "plain") return std::make_unique<PlainBackend>();
   BackendOptions options;
   options.device = name.substr(0, name.find('-'));
-  if (name.substr(options.device.size()) == "-bfloat16") options.compute_type = options.kv_type = DataType::kBFloat16;
+  if (name.substr(options.device.size()) == "-bfloat16")
+    options.compute_type = options.kv_type = DataType::kBFloat16;
   return CreateBackend(options);
 }
 
