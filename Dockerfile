@@ -3,7 +3,7 @@
 FROM debian:bookworm-slim AS build
 WORKDIR /src
 COPY deploy/setup.sh deploy/requirements.txt deploy/
-RUN deploy/setup.sh && rm -rf /var/lib/apt/lists/*
+RUN TAUSERVE_CUDA=0 deploy/setup.sh && rm -rf /var/lib/apt/lists/*
 COPY . .
 RUN cmake --preset release -DTAUSERVE_BUILD_TESTS=OFF \
  && cmake --build --preset release --target tauserve tauserve-cli \

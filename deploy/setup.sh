@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs everything that building, running and testing Tauserve needs on Debian 12: Debian packages by name, and
-# Python packages inside .venv in the project's folder. Safe to run again; does nothing when all is there.
+# Python packages inside .venv in the project's folder; among these, where the PATH has no nvcc 13 or later, the CUDA
+# compiler. Safe to run again; does nothing when all is there.
+#   TAUSERVE_CUDA=0: no CUDA compiler (half a gigabyte of wheels); the build then leaves the CUDA backend out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,11 +33,21 @@ fi
 
 # Debian's own interpreter, so that the environment is the same whatever else is on the PATH; its packages are seen, for
 # PyTorch.
-requirements=deploy/requirements.txt
-stamp=.venv/.requirements
-if ! cmp -s "$requirements" "$stamp"; then
-  echo "setup.sh: installing Python packages into .venv" >&2
-  /usr/bin/python3 -m venv --system-site-packages .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
-  cp "$requirements" "$stamp"
+# install FILE: its packages, unless they are there.
+install() {
+  local stamp
+  stamp=.venv/.$(basename "$1" .txt)
+  if ! cmp -s "$1" "$stamp"; then
+    echo "setup.sh: installing Python packages of $1 into .venv" >&2
+    /usr/bin/python3 -m venv --system-site-packages .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
+    cp "$1" "$stamp"
+  fi
+}
+install deploy/requirements.txt
+
+# cmake/TauserveCuda.cmake finds either.
+nvcc_release=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p' || true)
+if [[ ${TAUSERVE_CUDA:-1} != 0 ]] && ((${nvcc_release:-0} < 13)); then
+  install deploy/requirements-cuda.txt
 fi

@@ -1,11 +1,13 @@
 // The device that runs a model: memory, weights, paged KV cache and the operations of a transformer step. One backend
 // is made at start and used by one thread, the engine's; operations may be queued and end in order, and Synchronize
-// waits for them. Shapes and types that disagree are bugs of the caller and end the process.
+// waits for them. Shapes and types that disagree are bugs of the caller and end the process. What fails on the device
+// (no memory, a fault while serving) is kept: operations after it do nothing, status() and Synchronize return it.
 #ifndef TAUSERVE_KERNELS_BACKEND_H_
 #define TAUSERVE_KERNELS_BACKEND_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/attention.h"
+#include "kernels/layer_specs.h"
 #include "kernels/tensor.h"
 
 namespace tauserve {
@@ -20,15 +23,15 @@ namespace tauserve {
 struct BackendOptions {
   std::string device = "auto";  // auto, cpu, cuda
   int threads = 0;              // CPU worker threads; 0 = one for each core
-  // Type of linear layers' operands; sums are float32. Default: the checkpoint's where the device multiplies it
-  // natively, else float32.
-  DataType compute_type = DataType::kFloat32;
-  DataType kv_type = DataType::kFloat32;  // float32 or bfloat16
+  // Type of linear layers' operands; sums are float32. Without: float32 on the CPU, bfloat16 on a GPU.
+  std::optional<DataType> compute_type;
+  std::optional<DataType> kv_type;  // float32 or bfloat16; without: as the linear layers
 };
 
 struct DeviceInfo {
   std::string name;          // "cpu (avx512_bf16, 2 threads)"
   bool native_bf16 = false;  // multiplies bfloat16 faster than float32
+  bool own_memory = false;   // has memory of its own, which nothing else needs while it serves
 };
 
 // Device memory; freed on destruction.
@@ -52,36 +55,6 @@ class EmbeddingWeight {
   virtual ~EmbeddingWeight() = default;
 };
 
-// Rotary embedding of the first `rotary_dim` dims of each head, halves layout: dims (d, d + rotary_dim / 2) turn by
-// position * inverse_frequency[d], and are multiplied by `attention_factor` (yarn; 1 otherwise).
-struct RopeSpec {
-  int rotary_dim = 0;
-  std::vector<float> inverse_frequency;  // [rotary_dim / 2]
-  float attention_factor = 1;
-};
-
-// ASEntmax query scaling (arXiv 2506.16640): query_scale[i][h] for position i = `delta` + beta * log(i + 2)^gamma with
-// beta = softplus(b), gamma = gamma_range * tanh(g) from a projection of the token (`kAdaptive`), or constants of the
-// head (`kLearned`), or delta = 0 and gamma = 1 (`kLogarithmic`). Heads before first_head get 1.
-struct QueryScaleSpec {
-  enum class Kind { kNone, kAdaptive, kLearned, kLogarithmic };
-  Kind kind = Kind::kNone;
-  int first_head = 0;
-  float delta = 1;
-  float gamma_range = 1;
-  std::vector<float> beta;   // kLearned, kLogarithmic: [num_heads - first_head]
-  std::vector<float> gamma;  // kLearned
-};
-
-enum class Activation { kSilu, kGeluTanh };
-
-struct KvCacheSpec {
-  int num_layers = 0;
-  int num_kv_heads = 0;
-  int head_dim = 0;
-  int num_pages = 0;
-};
-
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -90,9 +63,15 @@ class Backend {
   virtual DataType activation_type() const = 0;
   // Bytes that one page of `spec` takes, all layers, with what is kept beside the keys and values.
   virtual int64_t BytesPerPage(const KvCacheSpec& spec) const = 0;
+  // Bytes that could be allocated now; 0 where that can't be known.
+  virtual int64_t AvailableMemory() const = 0;
+  // The first error of the device.
+  virtual absl::Status status() const { return absl::OkStatus(); }
 
-  // --- Set-up
+  // --- Set-up. Where memory is short the objects have none, and status() says how much was needed.
   virtual std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) = 0;
+  // Memory of the host that the device copies to fastest.
+  virtual std::unique_ptr<DeviceBuffer> AllocateHost(size_t bytes) = 0;
   // Weights [out, in], stacked along `out`; `biases` is empty or has one of [out] for each weight.
   virtual std::unique_ptr<LinearWeight> LoadLinear(absl::Span<const HostTensor> weights,
                                                    absl::Span<const HostTensor> biases) = 0;
@@ -105,26 +84,31 @@ class Backend {
   virtual void BeginStep(absl::Span<const SequenceSlice> slices) = 0;
   virtual void Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens,
                      Matrix out) = 0;
+  // Every run of as many columns as `weight` has values is normed by itself: a whole row, or each head of it.
   virtual void RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) = 0;
   virtual void Linear(const LinearWeight& weight, Matrix in, Matrix out) = 0;
   // out += in * weight^T
   virtual void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) = 0;
+  // Queues in * weight^T + bias as float32 to host memory, [in.rows, out_features] tightly packed; valid after
+  // Synchronize returned OK.
+  virtual void LinearToHost(const LinearWeight& weight, Matrix in, float* out) = 0;
   // Turns every head of `x` [rows, heads * head_dim] in place.
   virtual void Rope(const RopeSpec& spec, int head_dim, Matrix x) = 0;
   // out[r][c] = act(gate_up[r][c]) * gate_up[r][cols + c]
   virtual void GatedActivation(Activation act, Matrix gate_up, Matrix out) = 0;
   // `projected` [rows, 2 * n]: b then g for the n = num_heads - first_head scaled heads (kAdaptive; else unused).
-  // out: [rows, num_heads].
+  // out: float32 on every device, [rows, num_heads].
   virtual void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) = 0;
   // Appends the step's keys and values, [rows, num_kv_heads * head_dim], to the slices' pages.
   virtual void AppendKv(int layer, Matrix keys, Matrix values) = 0;
-  // q, out: [rows, num_heads * head_dim]; query_scale: [rows, num_heads] or data == nullptr for 1.
+  // q, out: [rows, num_heads * head_dim]; query_scale: float32 [rows, num_heads], or data == nullptr for 1.
   virtual void Attention(int layer, const AttentionSpec& spec, Matrix q, Matrix query_scale,
                          Matrix out) = 0;
   virtual void GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) = 0;
-  // Queues a copy to host memory as float32, tightly packed; valid after Synchronize.
+  // Queues a copy to host memory as float32, tightly packed; valid after Synchronize returned OK.
   virtual void Download(Matrix in, float* out) = 0;
-  virtual void Synchronize() = 0;
+  // Waits for all operations. Not OK: the device failed, nothing of the step is valid, and no step will be again.
+  virtual absl::Status Synchronize() = 0;
   // Of the last step, one for each slice; valid after Synchronize.
   virtual absl::Span<const AttentionStats> stats() const = 0;
 };

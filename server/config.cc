@@ -19,16 +19,19 @@ ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the inference serv
 ABSL_FLAG(std::string, control_listen, "127.0.0.1:50052",
           "address of the control service; whoever reaches it can abort requests");
 ABSL_FLAG(std::string, metrics_listen, "127.0.0.1:9464", "address of /metrics");
-ABSL_FLAG(int64_t, kv_cache_bytes, 0,
-          "size of the KV cache; 0: 2 GiB, or one full context if that is more");
+ABSL_FLAG(
+    int64_t, kv_cache_bytes, 0,
+    "size of the KV cache; 0: on a CPU 2 GiB, or one full context if that is more; on a GPU nine "
+    "tenths of the memory that the weights leave");
 ABSL_FLAG(int32_t, max_batched_tokens, 2048, "tokens of one engine step");
 ABSL_FLAG(int32_t, max_running_requests, 64, "requests of one engine step");
 ABSL_FLAG(int32_t, max_waiting_requests, 256, "requests in the queue; more are refused");
 ABSL_FLAG(int32_t, max_message_bytes, 64 << 20, "largest request message");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the kernels; 0: one for each core");
 ABSL_FLAG(bool, prefix_cache, true, "keep full pages of prompts for later requests");
-ABSL_FLAG(std::string, dtype, "auto",
-          "operands of linear layers: float32, bfloat16, or auto: float32 on a CPU");
+ABSL_FLAG(
+    std::string, dtype, "auto",
+    "operands of linear layers: float32, bfloat16, or auto: float32 on a CPU, bfloat16 on a GPU");
 ABSL_FLAG(std::string, kv_dtype, "auto",
           "cached keys and values: float32, bfloat16, or auto: as the linear layers");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning, error or off");
@@ -159,8 +162,8 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t lo, int64_t hi)
   return Invalid("--", name, " is ", value, ", must be in [", lo, ", ", hi, "]");
 }
 
-absl::StatusOr<DataType> ReadType(const char* name, const std::string& value, DataType automatic) {
-  if (value == "auto") return automatic;
+absl::StatusOr<std::optional<DataType>> ReadType(const char* name, const std::string& value) {
+  if (value == "auto") return std::nullopt;
   if (value == "float32") return DataType::kFloat32;
   if (value == "bfloat16") return DataType::kBFloat16;
   return Invalid("--", name, " is '", value, "': choose auto, float32 or bfloat16");
@@ -214,10 +217,10 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   c.log_level = absl::GetFlag(FLAGS_log_level);
   c.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
-  absl::StatusOr<DataType> type = ReadType("dtype", absl::GetFlag(FLAGS_dtype), DataType::kFloat32);
+  absl::StatusOr<std::optional<DataType>> type = ReadType("dtype", absl::GetFlag(FLAGS_dtype));
   if (!type.ok()) return type.status();
   c.compute_type = *type;
-  type = ReadType("kv_dtype", absl::GetFlag(FLAGS_kv_dtype), c.compute_type);
+  type = ReadType("kv_dtype", absl::GetFlag(FLAGS_kv_dtype));
   if (!type.ok()) return type.status();
   c.kv_type = *type;
   if (absl::Status s = Check(c); !s.ok()) return s;

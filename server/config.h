@@ -4,6 +4,7 @@
 #define TAUSERVE_SERVER_CONFIG_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -26,8 +27,8 @@ struct ServerConfig {
   int32_t max_message_bytes = 0;
   int32_t threads = 0;
   bool prefix_cache = true;
-  DataType compute_type = DataType::kFloat32;
-  DataType kv_type = DataType::kFloat32;
+  std::optional<DataType> compute_type;  // without: the device's choice
+  std::optional<DataType> kv_type;       // without: as compute_type
   std::string log_level;
   absl::Duration drain_timeout;
 };

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
@@ -38,6 +39,12 @@ std::string MakeInstanceId() {
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
+// Why the server ends: a signal, or the device's failure.
+struct StopReason {
+  int signal = 0;
+  absl::Status failure;
+};
+
 // SIGTERM and SIGINT, which all threads block, are taken by one that waits for them. It lives as long as the process, so
 // what it touches is its own.
 class StopSignal {
@@ -48,20 +55,26 @@ class StopSignal {
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::promise<int> first;
-    first_ = first.get_future();
-    std::thread([signals, first = std::move(first)]() mutable {
+    std::thread([signals, first = first_]() mutable {
       int signal = 0;
       sigwait(&signals, &signal);
-      first.set_value(signal);
+      first->Set({signal, absl::OkStatus()});
       sigwait(&signals, &signal);
       std::_Exit(128 + signal);
     }).detach();
   }
-  int Wait() { return first_.get(); }
+  void Fail(const absl::Status& failure) { first_->Set({0, failure}); }
+  StopReason Wait() { return first_->promise.get_future().get(); }
 
  private:
-  std::future<int> first_;
+  struct First {
+    void Set(StopReason reason) {
+      std::call_once(once, [&] { promise.set_value(std::move(reason)); });
+    }
+    std::once_flag once;
+    std::promise<StopReason> promise;
+  };
+  std::shared_ptr<First> first_ = std::make_shared<First>();
 };
 
 // What a server is made of, in order of construction; destroyed in the opposite order.
@@ -123,7 +136,7 @@ EngineOptions EngineOptionsOf(const ServerConfig& config) {
   return options;
 }
 
-absl::Status Serve(const ServerConfig& config, absl::Time start, Server& s) {
+absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& stop, Server& s) {
   const absl::Time services_start = absl::Now();
   const ModelInfo& info = s.model->info();
   s.metrics = std::make_unique<Metrics>(info.name);
@@ -133,8 +146,9 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, Server& s) {
   for (const auto& [phase, duration] : s.phases) s.metrics->SetStartupSeconds(phase, duration);
   absl::StatusOr<GenerationConfig> generation = LoadGenerationConfig(config.model, info.vocab_size);
   if (!generation.ok()) return generation.status();
-  s.engine = std::make_unique<Engine>(EngineOptionsOf(config), s.model.get(), s.tokenizer.get(),
-                                      s.metrics.get());
+  EngineOptions options = EngineOptionsOf(config);
+  options.on_failure = [&stop](const absl::Status& failure) { stop.Fail(failure); };
+  s.engine = std::make_unique<Engine>(options, s.model.get(), s.tokenizer.get(), s.metrics.get());
   Engine* engine = s.engine.get();
   s.metrics->SetLoadSource([engine] {
     const EngineLoad load = engine->load();
@@ -178,6 +192,7 @@ int Fail(const absl::Status& status, int code) {
 
 constexpr int kCannotStart = 1;
 constexpr int kBadFlags = 2;
+constexpr int kDeviceFailed = 3;
 
 int Main(int argc, char** argv) {
   const absl::Time start = absl::Now();
@@ -192,7 +207,7 @@ int Main(int argc, char** argv) {
 
   Server server;
   absl::Status status = Load(*config, server);
-  if (status.ok()) status = Serve(*config, start, server);
+  if (status.ok()) status = Serve(*config, start, stop, server);
   if (!status.ok()) return Fail(status, kCannotStart);
   const ModelInfo& info = server.model->info();
   LogInfo("start", {{"version", kVersion},
@@ -209,9 +224,11 @@ int Main(int argc, char** argv) {
   std::printf("%s\n", serving.dump().c_str());
   std::fflush(stdout);
 
-  const int signal = stop.Wait();
-  LogInfo("drain",
-          {{"signal", signal}, {"timeout_seconds", absl::ToDoubleSeconds(config->drain_timeout)}});
+  const StopReason reason = stop.Wait();
+  if (!reason.failure.ok())
+    LogError("device_failure", {{"message", std::string(reason.failure.message())}});
+  LogInfo("drain", {{"signal", reason.signal},
+                    {"timeout_seconds", absl::ToDoubleSeconds(config->drain_timeout)}});
   const int32_t aborted = server.rpc->Drain(config->drain_timeout);
   // Both may wait up to two seconds for idle connections.
   std::thread metrics([&server] { server.metrics_server.reset(); });
@@ -219,7 +236,7 @@ int Main(int argc, char** argv) {
   metrics.join();
   server.engine->Shutdown();
   LogInfo("stop", {{"aborted_requests", aborted}});
-  return 0;
+  return reason.failure.ok() ? 0 : kDeviceFailed;
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ if ((${#parts[@]} == 0)); then parts=(asan tsan release); fi
 
 check_format() {
   echo "== formatting"
-  git ls-files -z -- '*.h' '*.cc' | xargs -0 clang-format --dry-run -Werror
+  git ls-files -z -- '*.h' '*.cc' '*.cu' '*.cuh' | xargs -0 clang-format --dry-run -Werror
 }
 
 build() {

@@ -16,9 +16,10 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/kv_cache.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/mapping.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/worker_memory.h"
-#include "kernels/half.h"
+#include "kernels/host_floats.h"
 
 namespace tauserve::cpu {
 namespace {
@@ -42,17 +43,6 @@ class HostBuffer : public DeviceBuffer {
   void* data_;
 };
 
-float ElementAsFloat(const char* data, DataType type, int64_t i) {
-  if (type == DataType::kFloat32) {
-    float f;
-    std::memcpy(&f, data + 4 * i, 4);
-    return f;
-  }
-  uint16_t h;
-  std::memcpy(&h, data + 2 * i, 2);
-  return type == DataType::kBFloat16 ? BFloat16ToFloat(h) : Float16ToFloat(h);
-}
-
 class HostEmbedding : public EmbeddingWeight {
  public:
   explicit HostEmbedding(const HostTensor& table)
@@ -72,8 +62,8 @@ class CpuBackend : public Backend {
   CpuBackend(const BackendOptions& options, Isa isa, int threads)
       : pool_(threads),
         kernels_(KernelsFor(isa)),
-        linear_(options.compute_type, &kernels_, &pool_),
-        kv_type_(options.kv_type) {
+        linear_(options.compute_type.value_or(DataType::kFloat32), &kernels_, &pool_),
+        kv_type_(options.kv_type.value_or(options.compute_type.value_or(DataType::kFloat32))) {
     device_.name =
         absl::StrCat("cpu (", NameOf(isa), ", ", threads, threads == 1 ? " thread)" : " threads)");
     device_.native_bf16 = isa == Isa::kAvx512Bf16;
@@ -84,8 +74,12 @@ class CpuBackend : public Backend {
   int64_t BytesPerPage(const KvCacheSpec& spec) const override {
     return KvCache::BytesPerPage(spec, kv_type_, kernels_.uses_shadow);
   }
+  int64_t AvailableMemory() const override { return AvailableHostMemory(); }
 
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
+    return std::make_unique<HostBuffer>(bytes);
+  }
+  std::unique_ptr<DeviceBuffer> AllocateHost(size_t bytes) override {
     return std::make_unique<HostBuffer>(bytes);
   }
   std::unique_ptr<LinearWeight> LoadLinear(absl::Span<const HostTensor> weights,
@@ -99,7 +93,7 @@ class CpuBackend : public Backend {
     auto buffer = std::make_unique<HostBuffer>(values.size() * sizeof(float));
     float* to = static_cast<float*>(buffer->data());
     for (int64_t i = 0; i < values.size(); i++) {
-      to[i] = ElementAsFloat(static_cast<const char*>(values.data), values.type, i);
+      to[i] = ElementAsFloat(values.data, values.type, i);
     }
     return buffer;
   }
@@ -153,8 +147,12 @@ class CpuBackend : public Backend {
   void RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) override {
     TAUSERVE_CHECK(in.cols == out.cols && in.rows == out.rows, "shapes");
     const float* w = static_cast<const HostBuffer&>(weight).floats();
+    const int64_t n = weight.size() / sizeof(float);
+    TAUSERVE_CHECK(n > 0 && in.cols % n == 0, "norm's weight");
     ForRows(in.rows, [&](int64_t r) {
-      kernels_.rms_norm(Row(in, r), w, static_cast<int>(in.cols), epsilon, Row(out, r));
+      for (int64_t c = 0; c < in.cols; c += n) {
+        kernels_.rms_norm(Row(in, r) + c, w, static_cast<int>(n), epsilon, Row(out, r) + c);
+      }
     });
   }
 
@@ -163,6 +161,10 @@ class CpuBackend : public Backend {
   }
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override {
     linear_.Run(weight, in, out, /*add=*/true);
+  }
+  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override {
+    const int64_t n = weight.out_features();
+    linear_.Run(weight, in, {out, in.rows, n, n}, /*add=*/false);
   }
 
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override {
@@ -299,7 +301,7 @@ class CpuBackend : public Backend {
       std::memcpy(out + r * in.cols, Row(in, r), in.cols * sizeof(float));
     }
   }
-  void Synchronize() override {
+  absl::Status Synchronize() override {
     for (SequenceGuess& guess : learned_) {
       if (!guess.heads.empty()) guesses_.Put(std::move(guess));
     }
@@ -308,6 +310,7 @@ class CpuBackend : public Backend {
       for (size_t s = 0; s < m->stats.size(); s++) stats_[s].Add(m->stats[s]);
       m->stats.assign(m->stats.size(), AttentionStats());
     }
+    return absl::OkStatus();
   }
   absl::Span<const AttentionStats> stats() const override { return stats_; }
 

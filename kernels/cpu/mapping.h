@@ -3,6 +3,7 @@
 #define TAUSERVE_KERNELS_CPU_MAPPING_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/status/statusor.h"
 
@@ -24,6 +25,9 @@ class Mapping {
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };
+
+// Bytes that processes can still get, from the operating system's own estimate; 0 if it can't be read.
+int64_t AvailableHostMemory();
 
 }  // namespace tauserve::cpu
 

@@ -123,14 +123,19 @@ Engine::Engine(int num_pages, int num_kv_heads, int head_dim, DataType type, int
 void Engine::Append(absl::Span<const SequenceSlice> slices, Matrix keys, Matrix values) {
   backend_->BeginStep(slices);
   backend_->AppendKv(0, keys, values);
-  backend_->Synchronize();
+  Finish();
+}
+
+void Engine::Finish() {
+  const absl::Status status = backend_->Synchronize();
+  if (!status.ok()) throw std::runtime_error(std::string(status.message()));
 }
 
 AttentionStats Engine::Attend(absl::Span<const SequenceSlice> slices, const AttentionSpec& spec,
                               Matrix q, Matrix out) {
   backend_->BeginStep(slices);
   backend_->Attention(0, spec, q, {}, out);
-  backend_->Synchronize();
+  Finish();
   AttentionStats stats;
   for (const AttentionStats& s : backend_->stats()) stats.Add(s);
   return stats;

@@ -60,6 +60,8 @@ class Engine {
                         Matrix out);
 
  private:
+  void Finish();  // throws what the device failed with
+
   int num_pages_, num_kv_heads_, head_dim_, num_threads_;
   DataType type_;
   std::unique_ptr<Backend> backend_;

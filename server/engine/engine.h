@@ -4,6 +4,7 @@
 #define TAUSERVE_SERVER_ENGINE_ENGINE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct EngineOptions {
   int32_t max_running_requests = 64;   // sequences of a step
   int32_t max_waiting_requests = 256;  // beyond it Submit answers RESOURCE_EXHAUSTED
   bool enable_prefix_cache = true;
+  // Called once, on the engine's thread, if the model fails: all requests have ended with INTERNAL then, and new ones
+  // are refused. It must not call the engine.
+  std::function<void(const absl::Status&)> on_failure = nullptr;
 };
 
 // What is in the engine right now; all from one moment.
@@ -49,7 +53,7 @@ class Engine {
 
   // After OK the request's sink gets OnEnd exactly once. Otherwise the sink is never called:
   //   RESOURCE_EXHAUSTED (queue full, with both numbers), INVALID_ARGUMENT (can never fit the cache),
-  //   ALREADY_EXISTS (id in flight), UNAVAILABLE (draining).
+  //   ALREADY_EXISTS (id in flight), UNAVAILABLE (draining), INTERNAL (the model has failed).
   absl::Status Submit(std::shared_ptr<const Request> request);
   // The request ends with CANCELLED within one step, whatever its state. Unknown ids are ignored.
   void Cancel(const std::string& request_id);

@@ -20,6 +20,7 @@ absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
                      " tokens that the KV cache holds"));
   }
   std::lock_guard<std::mutex> lock(mutex_);
+  if (!failure_.ok()) return absl::InternalError(failure_.message());
   if (draining_) return absl::UnavailableError("the server is draining");
   const int64_t waiting = load_.waiting_requests + static_cast<int64_t>(inbox_.submitted.size());
   if (waiting >= options_.max_waiting_requests) {

@@ -33,7 +33,8 @@ void Engine::Loop::Main() {
     Apply(inbox);
     inbox = Inbox();
     EndExpired();
-    if (!active_.empty()) RunStep();
+    if (!active_.empty() && failure_.ok()) RunStep();
+    if (!failure_.ok()) EndFailed();
     MeasureService();
     PublishLoad();
   }
@@ -101,7 +102,9 @@ void Engine::Loop::RunStep() {
   const absl::Time start = absl::Now();
   for (Sequence* s : step.admitted) Started(*by_sequence_.at(s), start);
   PublishLoad();
-  const StepOutput output = model_->Run(step_inputs_.Build(step.entries));
+  const absl::StatusOr<StepOutput> ran = model_->Run(step_inputs_.Build(step.entries));
+  if (!ran.ok()) return Fail(ran.status());
+  const StepOutput& output = *ran;
   const absl::Time now = absl::Now();
   last_step_ = now;
   CountStep(step, output, now - start);
@@ -117,6 +120,25 @@ void Engine::Loop::RunStep() {
     }
     if (entry.sequence->remaining() > 0) continue;  // more of its prompt is to come
     Emit(a, output.logits.subspan(row++ * vocab, vocab), now);
+  }
+}
+
+void Engine::Loop::Fail(const absl::Status& status) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    failure_ = status;
+  }
+  EndFailed();
+  if (options_.on_failure) options_.on_failure(status);
+}
+
+// Also of the requests that were submitted before the failure was known and reach the engine after it.
+void Engine::Loop::EndFailed() {
+  std::vector<ActiveRequest*> all;
+  for (const auto& [id, a] : active_) all.push_back(a.get());
+  for (ActiveRequest* a : all) {
+    End(*a, absl::InternalError(absl::StrCat("request ", a->request->id, ": ", failure_.message())),
+        std::nullopt);
   }
 }
 

@@ -54,6 +54,9 @@ class Engine::Loop {
   void Apply(Inbox& inbox);
   void EndExpired();
   void RunStep();
+  // The model can't go on: ends all requests.
+  void Fail(const absl::Status& status);
+  void EndFailed();
   void Started(ActiveRequest& a, absl::Time now);
   void CountStep(const Scheduler::Step& step, const StepOutput& output, absl::Duration duration);
   void Emit(ActiveRequest& a, absl::Span<const float> logits, absl::Time now);
@@ -92,6 +95,7 @@ class Engine::Loop {
   int64_t inbox_prompt_tokens_ = 0;
   std::optional<absl::Duration> mean_service_;  // between two ends while others wait, smoothed
   bool draining_ = false;
+  absl::Status failure_;  // of the model; written by the engine's thread only
   bool stop_ = false;
 
   std::mutex join_mutex_;  // Shutdown may be called by several threads

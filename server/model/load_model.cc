@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <utility>
 
@@ -13,20 +12,6 @@ namespace tauserve {
 namespace {
 
 constexpr int32_t kMaxBatchedTokens = 1 << 20;
-constexpr int64_t kDefaultKvCacheBytes = int64_t{2} << 30;
-
-// Bytes that processes can still get, from the kernel's own estimate; 0 if it can't be read.
-int64_t AvailableMemory() {
-  std::FILE* file = std::fopen("/proc/meminfo", "r");
-  if (file == nullptr) return 0;
-  char line[256];
-  long long kibibytes = 0;
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    if (std::sscanf(line, "MemAvailable: %lld kB", &kibibytes) == 1) break;
-  }
-  std::fclose(file);
-  return kibibytes * 1024;
-}
 
 // The last component of a path, whatever slashes are behind it.
 std::string FolderName(std::string folder) {
@@ -59,22 +44,6 @@ ModelInfo MakeInfo(const std::string& folder, const ModelConfig& config,
   return info;
 }
 
-// How many pages the cache has; `bytes` as in ModelOptions.
-absl::StatusOr<int32_t> ChoosePages(int64_t bytes, int64_t page_bytes, int64_t max_context) {
-  if (bytes == 0) {
-    const int64_t context_pages = (max_context + kPageTokens - 1) / kPageTokens;
-    bytes = std::max(kDefaultKvCacheBytes, context_pages * page_bytes);
-    const int64_t available = AvailableMemory();
-    if (available > 0) bytes = std::min(bytes, available / 2);
-  }
-  const int64_t pages = bytes / page_bytes;
-  if (pages < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("kv_cache_bytes of ", bytes, " is less than one page, ", page_bytes));
-  }
-  return static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& folder,
@@ -98,19 +67,16 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& fold
   absl::StatusOr<ModelWeights> weights = LoadWeights(*config, *checkpoint, backend);
   if (!weights.ok()) return weights.status();
 
-  KvCacheSpec cache;
-  cache.num_layers = config->num_layers;
-  cache.num_kv_heads = config->num_kv_heads;
-  cache.head_dim = config->head_dim;
-  absl::StatusOr<int32_t> pages =
-      ChoosePages(options.kv_cache_bytes, backend->BytesPerPage(cache), config->max_context_tokens);
-  if (!pages.ok()) return pages.status();
-  cache.num_pages = *pages;
-  if (absl::Status status = backend->CreateKvCache(cache); !status.ok()) return status;
+  if (absl::Status status = backend->status(); !status.ok()) return status;
 
   ModelInfo info = MakeInfo(folder, *config, *generation, weights->parameters);
-  return std::make_unique<Transformer>(std::move(info), *std::move(config), *std::move(weights),
-                                       options.max_batched_tokens, *pages, backend);
+  auto model =
+      std::make_unique<Transformer>(std::move(info), *std::move(config), *std::move(weights),
+                                    options.max_batched_tokens, backend);
+  if (absl::Status status = model->CreateKvCache(options.kv_cache_bytes); !status.ok()) {
+    return status;
+  }
+  return model;
 }
 
 }  // namespace tauserve

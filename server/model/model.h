@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/attention.h"
 
@@ -48,7 +49,8 @@ class LanguageModel {
   // Pages of the KV cache; ids are [0, num_pages).
   virtual int32_t num_pages() const = 0;
   // At most the `max_batched_tokens` rows that the model was made for. Called from one thread at a time.
-  virtual StepOutput Run(const StepInput& input) = 0;
+  // An error is the device's: there will be no other step.
+  virtual absl::StatusOr<StepOutput> Run(const StepInput& input) = 0;
 };
 
 }  // namespace tauserve

@@ -4,14 +4,13 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace tauserve {
 namespace {
 
-// The logits of a step can be larger than all other activations together, so they are made in
-// chunks of rows.
-constexpr int64_t kLogitChunkBytes = 64 << 20;
+constexpr int64_t kDefaultKvCacheBytes = int64_t{2} << 30;
 
 AttentionSpec SpecOfLayer(const ModelConfig& config, int layer) {
   AttentionSpec spec;
@@ -28,12 +27,11 @@ AttentionSpec SpecOfLayer(const ModelConfig& config, int layer) {
 }  // namespace
 
 Transformer::Transformer(ModelInfo info, ModelConfig config, ModelWeights weights,
-                         int32_t max_batched_tokens, int32_t num_pages, Backend* backend)
+                         int32_t max_batched_tokens, Backend* backend)
     : info_(std::move(info)),
       config_(std::move(config)),
       weights_(std::move(weights)),
       max_rows_(max_batched_tokens),
-      num_pages_(num_pages),
       backend_(backend) {
   if (config_.rope) rope_ = MakeRopeSpec(*config_.rope);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
@@ -44,23 +42,54 @@ Transformer::Transformer(ModelInfo info, ModelConfig config, ModelWeights weight
   normed_ = Allocate(max_rows_, config_.hidden_size);
   attention_input_ = Allocate(max_rows_, weights_.layers[0].attention_input->out_features());
   if (config_.entmax.scale_kind != QueryScaleSpec::Kind::kNone) {
-    query_scale_ = Allocate(max_rows_, config_.num_heads);
+    query_scale_ = Allocate(max_rows_, config_.num_heads, sizeof(float));
   }
   attended_ = Allocate(max_rows_, queries);
   gathered_residual_ = Allocate(max_rows_, config_.hidden_size);
   gathered_attended_ = Allocate(max_rows_, queries);
   gate_up_ = Allocate(max_rows_, 2 * int64_t{config_.intermediate_size});
   activated_ = Allocate(max_rows_, config_.intermediate_size);
-  const int64_t row_bytes = config_.vocab_size * SizeOf(backend_->activation_type());
-  logit_chunk_ = std::clamp<int64_t>(kLogitChunkBytes / row_bytes, 1, max_rows_);
-  logits_ = Allocate(logit_chunk_, config_.vocab_size);
+  logit_rows_ = std::min<int64_t>(max_rows_, 64);
+  logits_ = backend_->AllocateHost(logit_rows_ * config_.vocab_size * sizeof(float));
+}
+
+absl::Status Transformer::CreateKvCache(int64_t bytes) {
+  if (absl::Status status = backend_->status(); !status.ok()) return status;
+  KvCacheSpec cache;
+  cache.num_layers = config_.num_layers;
+  cache.num_kv_heads = config_.num_kv_heads;
+  cache.head_dim = config_.head_dim;
+  const int64_t page_bytes = backend_->BytesPerPage(cache);
+  if (bytes == 0) {
+    const int64_t context_pages = (config_.max_context_tokens + kPageTokens - 1) / kPageTokens;
+    const int64_t available = backend_->AvailableMemory();
+    if (backend_->device().own_memory) {
+      bytes = available / 10 * 9;
+    } else {
+      bytes = std::max(kDefaultKvCacheBytes, context_pages * page_bytes);
+      if (available > 0) bytes = std::min(bytes, available / 2);
+    }
+  }
+  const int64_t pages = bytes / page_bytes;
+  if (pages < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv_cache_bytes of ", bytes, " is less than one page, ", page_bytes));
+  }
+  num_pages_ = cache.num_pages = static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
+  return backend_->CreateKvCache(cache);
 }
 
 Transformer::Activation Transformer::Allocate(int64_t rows, int64_t cols) {
+  return Allocate(rows, cols, SizeOf(backend_->activation_type()));
+}
+
+Transformer::Activation Transformer::Allocate(int64_t rows, int64_t cols, size_t element_size) {
+  // Rows begin at multiples of 16 bytes. Widths are such multiples but for odd numbers of scaled heads: no padding
+  // elsewhere, since libraries' fast matrix products want dense operands.
+  const int64_t stride = (cols + 7) / 8 * 8;
   Activation activation;
-  activation.buffer = backend_->Allocate(rows * cols * SizeOf(backend_->activation_type()));
-  // No padding behind a row: libraries' fast matrix products want dense operands.
-  activation.all = {activation.buffer->data(), rows, cols, cols};
+  activation.buffer = backend_->Allocate(rows * stride * element_size);
+  activation.all = {activation.buffer->data(), rows, cols, stride};
   return activation;
 }
 
@@ -76,7 +105,7 @@ Matrix Transformer::Cols(const Matrix& m, int64_t begin, int64_t end) const {
   return {static_cast<char*>(m.data) + offset, m.rows, end - begin, m.stride};
 }
 
-StepOutput Transformer::Run(const StepInput& input) {
+absl::StatusOr<StepOutput> Transformer::Run(const StepInput& input) {
   const int64_t rows = input.tokens.size();
   TAUSERVE_CHECK(rows > 0 && rows <= max_rows_, "rows of a step outside [1, max_batched_tokens]");
   for (const int32_t token : input.tokens) {
@@ -107,10 +136,11 @@ StepOutput Transformer::Run(const StepInput& input) {
     backend_->LinearAdd(*weights_.layers[layer].attention_output, attended, residual);
     RunMlp(weights_.layers[layer], residual);
   }
-  host_logits_.resize(logit_rows * config_.vocab_size);
   if (logit_rows > 0) RunOutput(residual);
-  backend_->Synchronize();
-  return {host_logits_, backend_->stats()};
+  if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
+  const absl::Span<const float> logits(static_cast<const float*>(logits_->data()),
+                                       logit_rows * config_.vocab_size);
+  return StepOutput{logits, backend_->stats()};
 }
 
 void Transformer::RunAttention(int layer, Matrix residual, Matrix attended) {
@@ -128,8 +158,8 @@ void Transformer::RunAttention(int layer, Matrix residual, Matrix attended) {
   const Matrix keys = Cols(input, keys_begin, values_begin);
   const Matrix values = Cols(input, values_begin, values_end);
   if (config_.query_key_norm) {
-    NormHeads(*weights.query_norm, queries);
-    NormHeads(*weights.key_norm, keys);
+    backend_->RmsNorm(queries, *weights.query_norm, config_.rms_norm_epsilon, queries);
+    backend_->RmsNorm(keys, *weights.key_norm, config_.rms_norm_epsilon, keys);
   }
   if (config_.rope) {
     backend_->Rope(rope_, config_.head_dim, queries);
@@ -142,13 +172,6 @@ void Transformer::RunAttention(int layer, Matrix residual, Matrix attended) {
   }
   backend_->AppendKv(layer, keys, values);
   backend_->Attention(layer, attention_[layer], queries, query_scale, attended);
-}
-
-void Transformer::NormHeads(const DeviceBuffer& weight, Matrix heads) {
-  for (int64_t begin = 0; begin < heads.cols; begin += config_.head_dim) {
-    const Matrix head = Cols(heads, begin, begin + config_.head_dim);
-    backend_->RmsNorm(head, weight, config_.rms_norm_epsilon, head);
-  }
 }
 
 void Transformer::RunMlp(const LayerWeights& layer, Matrix residual) {
@@ -164,12 +187,11 @@ void Transformer::RunMlp(const LayerWeights& layer, Matrix residual) {
 void Transformer::RunOutput(Matrix hidden) {
   const Matrix normed = Rows(normed_.all, 0, hidden.rows);
   backend_->RmsNorm(hidden, *weights_.final_norm, config_.rms_norm_epsilon, normed);
-  for (int64_t begin = 0; begin < hidden.rows; begin += logit_chunk_) {
-    const int64_t end = std::min(begin + logit_chunk_, hidden.rows);
-    const Matrix chunk = Rows(logits_.all, 0, end - begin);
-    backend_->Linear(*weights_.output, Rows(normed, begin, end), chunk);
-    backend_->Download(chunk, host_logits_.data() + begin * config_.vocab_size);
+  if (hidden.rows > logit_rows_) {
+    logit_rows_ = hidden.rows;
+    logits_ = backend_->AllocateHost(logit_rows_ * config_.vocab_size * sizeof(float));
   }
+  backend_->LinearToHost(*weights_.output, normed, static_cast<float*>(logits_->data()));
 }
 
 }  // namespace tauserve

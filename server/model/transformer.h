@@ -19,19 +19,21 @@ namespace tauserve {
 struct ModelOptions {
   int32_t max_batched_tokens = 2048;  // rows of a step; activation memory is allocated for so many
   // 0: 2 GiB, or as much as one full context needs if that is more, but at most half of the host's
-  // available memory.
+  // available memory; on a device with memory of its own, nine tenths of what the rest leaves.
   int64_t kv_cache_bytes = 0;
 };
 
 class Transformer : public LanguageModel {
  public:
-  // `backend` has its KV cache already, of `num_pages` pages, and must outlive this object.
+  // Allocates activations. `backend` must outlive this object.
   Transformer(ModelInfo info, ModelConfig config, ModelWeights weights, int32_t max_batched_tokens,
-              int32_t num_pages, Backend* backend);
+              Backend* backend);
+  // Once, before the first step; last of all that is allocated. `bytes` as in ModelOptions.
+  absl::Status CreateKvCache(int64_t bytes);
 
   const ModelInfo& info() const override { return info_; }
   int32_t num_pages() const override { return num_pages_; }
-  StepOutput Run(const StepInput& input) override;
+  absl::StatusOr<StepOutput> Run(const StepInput& input) override;
 
  private:
   // Activations of up to max_batched_tokens rows.
@@ -39,6 +41,7 @@ class Transformer : public LanguageModel {
     std::unique_ptr<DeviceBuffer> buffer;
     Matrix all;
   };
+  Activation Allocate(int64_t rows, int64_t cols, size_t element_size);
   Activation Allocate(int64_t rows, int64_t cols);
   // Some rows, or some columns, of a matrix.
   Matrix Rows(const Matrix& m, int64_t begin, int64_t end) const;
@@ -46,14 +49,13 @@ class Transformer : public LanguageModel {
 
   void RunAttention(int layer, Matrix residual, Matrix attended);
   void RunMlp(const LayerWeights& layer, Matrix residual);
-  void NormHeads(const DeviceBuffer& weight, Matrix heads);
   void RunOutput(Matrix hidden);
 
   ModelInfo info_;
   ModelConfig config_;
   ModelWeights weights_;
   int32_t max_rows_;
-  int32_t num_pages_;
+  int32_t num_pages_ = 0;
   Backend* backend_;
   RopeSpec rope_;                         // where config_.rope
   std::vector<AttentionSpec> attention_;  // [num_layers]
@@ -61,16 +63,15 @@ class Transformer : public LanguageModel {
   Activation residual_;         // [rows, hidden_size]
   Activation normed_;           // [rows, hidden_size]
   Activation attention_input_;  // [rows, query | key | value | beta | gamma]
-  Activation query_scale_;      // [rows, num_heads], where queries are scaled
+  Activation query_scale_;      // float32 [rows, num_heads], where queries are scaled
   Activation attended_;         // [rows, num_heads * head_dim]
   // The rows whose logits are asked for, after the last layer's attention.
   Activation gathered_residual_;
   Activation gathered_attended_;
-  Activation gate_up_;    // [rows, 2 * intermediate_size]
-  Activation activated_;  // [rows, intermediate_size]
-  Activation logits_;     // [logit_chunk_, vocab_size]
-  int64_t logit_chunk_;
-  std::vector<float> host_logits_;
+  Activation gate_up_;                    // [rows, 2 * intermediate_size]
+  Activation activated_;                  // [rows, intermediate_size]
+  std::unique_ptr<DeviceBuffer> logits_;  // host memory, [logit_rows_, vocab_size]; grows
+  int64_t logit_rows_;
 };
 
 // Loads the model in `folder`, gives `backend` its weights and its KV cache. `backend` must outlive

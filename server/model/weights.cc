@@ -1,28 +1,13 @@
 #include "server/model/weights.h"
 
-#include <cstring>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/half.h"
+#include "kernels/host_floats.h"
 
 namespace tauserve {
 namespace {
-
-std::vector<float> ToFloats(const HostTensor& tensor) {
-  std::vector<float> values(tensor.size());
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (tensor.type == DataType::kFloat32) {
-      std::memcpy(&values[i], static_cast<const char*>(tensor.data) + 4 * i, 4);
-      continue;
-    }
-    uint16_t half = 0;
-    std::memcpy(&half, static_cast<const char*>(tensor.data) + 2 * i, 2);
-    values[i] = tensor.type == DataType::kBFloat16 ? BFloat16ToFloat(half) : Float16ToFloat(half);
-  }
-  return values;
-}
 
 // One matrix of a linear layer, [out, in] in the checkpoint as `name`.weight, and maybe
 // `name`.bias.

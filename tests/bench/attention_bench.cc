@@ -88,7 +88,7 @@ class Bench {
     backend_->BeginStep({&all, 1});
     backend_->AppendKv(layer, {const_cast<float*>(k), tokens, head_dim, stride},
                        {const_cast<float*>(v), tokens, head_dim, stride});
-    backend_->Synchronize();
+    TAUSERVE_CHECK(backend_->Synchronize().ok(), "a step of the CPU");
   }
 
   // Tokens [begin, end) in steps of `chunk`. Softmax leaves the bias and the query's scale out.
@@ -114,7 +114,7 @@ class Bench {
           unit.layer, spec,
           {const_cast<float*>(unit.q + at * unit.q_stride), n, width, unit.q_stride}, scale,
           {out_.data(), n, width, width});
-      backend_->Synchronize();
+      TAUSERVE_CHECK(backend_->Synchronize().ok(), "a step of the CPU");
       stats.Add(backend_->stats()[0]);
     }
     return stats;

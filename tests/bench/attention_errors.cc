@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/kernels/attention_case.h"
+#include "tests/kernels/test_device.h"
 
 namespace tauserve {
 namespace {
@@ -49,7 +50,7 @@ std::vector<Path> Paths() {
 int Main() {
   const char* given = std::getenv("TAUSERVE_SEED");
   const uint32_t seed = given ? std::strtoul(given, nullptr, 10) : std::random_device()();
-  const std::vector<std::string> isas = IsaNames();
+  const std::vector<std::string> isas = TestTargets();
   std::printf("seed %u\n\n| |", seed);
   for (const std::string& isa : isas) std::printf(" %s |", isa.c_str());
   std::printf("\n|---|");
@@ -58,7 +59,7 @@ int Main() {
     for (const Path& path : Paths()) {
       std::printf("\n| %s, %s |", path.name, NameOf(type));
       for (const std::string& isa : isas) {
-        auto backend = MakeCpuBackend(isa, type);
+        auto backend = MakeTestBackend(isa, type);
         std::printf(" %.1e |", RunCase(*backend, path.attention_case, type, seed).worst_error);
         std::fflush(stdout);
       }

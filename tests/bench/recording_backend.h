@@ -31,8 +31,13 @@ class RecordingBackend : public Backend {
   int64_t BytesPerPage(const KvCacheSpec& spec) const override {
     return backend_->BytesPerPage(spec);
   }
+  int64_t AvailableMemory() const override { return backend_->AvailableMemory(); }
+  absl::Status status() const override { return backend_->status(); }
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
     return backend_->Allocate(bytes);
+  }
+  std::unique_ptr<DeviceBuffer> AllocateHost(size_t bytes) override {
+    return backend_->AllocateHost(bytes);
   }
   std::unique_ptr<LinearWeight> LoadLinear(absl::Span<const HostTensor> weights,
                                            absl::Span<const HostTensor> biases) override {
@@ -61,6 +66,9 @@ class RecordingBackend : public Backend {
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override {
     backend_->LinearAdd(weight, in, out);
   }
+  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override {
+    backend_->LinearToHost(weight, in, out);
+  }
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override {
     backend_->Rope(spec, head_dim, x);
   }
@@ -77,7 +85,7 @@ class RecordingBackend : public Backend {
     backend_->GatherRows(in, rows, out);
   }
   void Download(Matrix in, float* out) override { backend_->Download(in, out); }
-  void Synchronize() override { backend_->Synchronize(); }
+  absl::Status Synchronize() override { return backend_->Synchronize(); }
   absl::Span<const AttentionStats> stats() const override { return backend_->stats(); }
 
  private:

@@ -31,12 +31,6 @@ struct AttentionCase {
   std::function<void(int sequence, int token, float* q, float* k, float* v)> fill;
 };
 
-// Names of the instruction sets of this machine, for TAUSERVE_CPU_ISA.
-std::vector<std::string> IsaNames();
-
-// The CPU backend on a forced instruction set.
-std::unique_ptr<Backend> MakeCpuBackend(const std::string& isa, DataType kv_type, int threads = 2);
-
 struct CaseResult {
   double worst_error = 0;  // largest ||out - ref|| / ||ref|| of a row
   AttentionStats stats;

@@ -1,5 +1,5 @@
-// Attention on fresh random inputs, on every instruction set of the machine, against the oracle. TAUSERVE_SEED runs a
-// seed that was printed before.
+// Attention on fresh random inputs, on every instruction set of the machine or on its GPU, against the oracle.
+// TAUSERVE_SEED runs a seed that was printed before.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "tests/kernels/attention_case.h"
+#include "tests/kernels/test_device.h"
 
 namespace tauserve {
 namespace {
@@ -32,19 +33,17 @@ class AttentionTest : public testing::TestWithParam<std::tuple<std::string, Data
     return kv_type() == DataType::kFloat32 ? 1e-5 * std::max(1.0f, c.sigma / 2) : 4e-3;
   }
   CaseResult Run(const AttentionCase& c) {
-    auto backend = MakeCpuBackend(std::get<0>(GetParam()), kv_type());
+    auto backend = MakeTestBackend(std::get<0>(GetParam()), kv_type());
     CaseResult result = RunCase(*backend, c, kv_type(), FreshSeed());
     EXPECT_LE(result.worst_error, tolerance(c));
     return result;
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(AllIsas, AttentionTest,
-                         testing::Combine(testing::ValuesIn(IsaNames()),
-                                          testing::Values(DataType::kFloat32, DataType::kBFloat16)),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_" + NameOf(std::get<1>(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(AllTargets, AttentionTest,
+                         testing::Combine(testing::ValuesIn(TestTargets()),
+                                          testing::ValuesIn(TestKvTypes())),
+                         [](const auto& info) { return TargetName(info.param); });
 
 TEST_P(AttentionTest, HeadDimsAndGroups) {
   for (int head_dim : {32, 48, 64, 80, 96, 128, 192, 256}) {
@@ -156,7 +155,7 @@ TEST_P(AttentionTest, ResultsAreTheSameBitsForAnyNumberOfThreads) {
   c.first_checked = 1290;
   std::vector<std::vector<float>> first;
   for (int threads : {1, 2, 3, 7}) {
-    auto backend = MakeCpuBackend(std::get<0>(GetParam()), kv_type(), threads);
+    auto backend = MakeTestBackend(std::get<0>(GetParam()), kv_type(), threads);
     const CaseResult result = RunCase(*backend, c, kv_type(), FreshSeed());
     if (threads == 1) first = result.out;
     EXPECT_TRUE(result.out == first) << threads << " threads";
@@ -190,6 +189,7 @@ TEST_P(AttentionTest, DistanceBoundLeavesPagesUnread) {
 TEST(CpuBackendTest, RefusesUnknownInstructionSet) {
   setenv("TAUSERVE_CPU_ISA", "mmx", 1);
   BackendOptions options;
+  options.device = "cpu";
   const auto backend = CreateBackend(options);
   unsetenv("TAUSERVE_CPU_ISA");
   ASSERT_FALSE(backend.ok());

@@ -22,8 +22,8 @@ class ExpectedStats {
   // A row that the oracle did not look at: any of its keys may have weight.
   void AddUnknown(const StatsBlock& block, const reference::Row& row);
 
-  // Fails the test (EXPECT) where `stats` contradict what was added.
-  void Check(const AttentionStats& stats) const;
+  // Fails the test (EXPECT) where `stats` contradict what was added; `blocks`: the number of blocks too.
+  void Check(const AttentionStats& stats, bool blocks) const;
 
  private:
   struct Range {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,6 +15,7 @@ namespace tauserve {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 
 TEST_F(EngineTest, CancelWhileRunningFreesEverything) {
   Start();
@@ -22,6 +24,28 @@ TEST_F(EngineTest, CancelWhileRunningFreesEverything) {
   engine_->Cancel("unknown");
   model_->Release();
   EXPECT_EQ(f.sink->Wait().status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(EngineTest, AFailureOfTheDeviceEndsAllRequests) {
+  std::promise<absl::Status> told;
+  EngineOptions options;
+  options.max_running_requests = 1;
+  options.on_failure = [&](const absl::Status& failure) { told.set_value(failure); };
+  Start(options);
+  FakeRequest running = HoldWith("a", 10, 5), queued = MakeFakeRequest("b", 10, 5);
+  ASSERT_TRUE(engine_->Submit(queued.request).ok());
+  model_->FailWith(absl::InternalError("cuda: an illegal memory access"));
+  model_->Release();
+  for (const FakeRequest& f : {running, queued}) {
+    const Completion c = f.sink->Wait();
+    EXPECT_EQ(c.status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(c.status.message()), HasSubstr("request " + f.request->id));
+    EXPECT_THAT(std::string(c.status.message()), HasSubstr("illegal memory access"));
+    EXPECT_EQ(f.sink->ends(), 1);
+  }
+  EXPECT_EQ(told.get_future().get().message(), "cuda: an illegal memory access");
+  const absl::Status refused = engine_->Submit(MakeFakeRequest("c", 10, 5).request);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInternal);
 }
 
 TEST_F(EngineTest, CancelInTheQueue) {

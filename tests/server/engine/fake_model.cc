@@ -20,7 +20,7 @@ FakeModel::FakeModel(int32_t num_pages, int32_t max_context_tokens)
   info_.eos_token_ids = {kFakeEos};
 }
 
-StepOutput FakeModel::Run(const StepInput& input) {
+absl::StatusOr<StepOutput> FakeModel::Run(const StepInput& input) {
   {
     std::unique_lock<std::mutex> lock(mutex_);
     while (hold_) {
@@ -29,6 +29,7 @@ StepOutput FakeModel::Run(const StepInput& input) {
       changed_.wait(lock);
     }
     held_ = false;
+    if (!failure_.ok()) return failure_;
   }
   stats_.assign(input.slices.size(), AttentionStats());
   logits_.assign(input.logit_rows.size() * kFakeVocab, 0.0f);
@@ -53,9 +54,13 @@ StepOutput FakeModel::Run(const StepInput& input) {
     if (on_logits) on_logits(slot(position), position, row);
   }
   TAUSERVE_CHECK(logit == input.logit_rows.size(), "logits of a row that ends no slice");
-  return {logits_, stats_};
+  return StepOutput{logits_, stats_};
 }
 
+void FakeModel::FailWith(absl::Status status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  failure_ = std::move(status);
+}
 void FakeModel::Hold() {
   std::lock_guard<std::mutex> lock(mutex_);
   hold_ = true;

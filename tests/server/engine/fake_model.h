@@ -30,8 +30,10 @@ class FakeModel : public LanguageModel {
   const ModelInfo& info() const override { return info_; }
   int32_t num_pages() const override { return num_pages_; }
   // Checks that each page is written by one sequence at a time and that every token reads back the tokens before it.
-  StepOutput Run(const StepInput& input) override;
+  absl::StatusOr<StepOutput> Run(const StepInput& input) override;
 
+  // Every Run from now on gives this error, if it is one.
+  void FailWith(absl::Status status);
   // While held, Run waits at its start. WaitUntilHeld returns when it does.
   void Hold();
   void WaitUntilHeld();
@@ -51,6 +53,7 @@ class FakeModel : public LanguageModel {
   std::condition_variable changed_;
   bool hold_ = false;
   bool held_ = false;
+  absl::Status failure_;
 };
 
 // Token t is the byte t; tokens from 256 on are empty; kFakeEos is special.

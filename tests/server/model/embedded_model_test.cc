@@ -1,5 +1,5 @@
-// The model that comes with the project against the logits and greedy tokens of its training code,
-// which models/recall-9m/reference.json holds.
+// The model that comes with the project, on the CPU or the GPU (tests/kernels/test_device.h), against the logits and
+// greedy tokens of its training code, which models/recall-9m/reference.json holds.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "kernels/backend.h"
 #include "server/model/transformer.h"
+#include "tests/kernels/test_device.h"
 #include "tests/server/model/sequence_runner.h"
 
 namespace tauserve {
@@ -27,7 +28,7 @@ struct Compared {
 
 std::unique_ptr<Backend> MakeBackend(DataType compute_type, DataType kv_type) {
   BackendOptions options;
-  options.device = "cpu";
+  options.device = TestDevice();
   options.threads = 2;
   options.compute_type = compute_type;
   options.kv_type = kv_type;
@@ -71,6 +72,7 @@ Compared Compare(DataType compute_type, DataType kv_type, int chunk) {
 }
 
 TEST(EmbeddedModelTest, Float32EqualsTheReference) {
+  if (OnGpu()) GTEST_SKIP() << "the GPU computes in bfloat16";
   for (const int chunk : {2048, 300}) {
     const Compared result = Compare(DataType::kFloat32, DataType::kFloat32, chunk);
     EXPECT_LT(result.largest_difference, 1e-3);
@@ -81,9 +83,11 @@ TEST(EmbeddedModelTest, Float32EqualsTheReference) {
 // Rounding keys, values and operands to 8 bits of mantissa moves logits by up to 0.05, and with
 // them a near tie between two tokens here and there.
 TEST(EmbeddedModelTest, BFloat16StaysClose) {
-  std::vector<DataType> compute_types = {DataType::kFloat32};
-  if (MakeBackend(DataType::kFloat32, DataType::kFloat32)->device().native_bf16) {
-    compute_types.push_back(DataType::kBFloat16);
+  std::vector<DataType> compute_types = {DataType::kBFloat16};
+  if (!OnGpu()) {
+    const bool native = MakeBackend(DataType::kFloat32, DataType::kFloat32)->device().native_bf16;
+    compute_types = {DataType::kFloat32};
+    if (native) compute_types.push_back(DataType::kBFloat16);
   }
   for (const DataType compute_type : compute_types) {
     const Compared result = Compare(compute_type, DataType::kBFloat16, 2048);

@@ -2,7 +2,7 @@
 // with NumPy.
 //
 // model_logits BACKEND MODEL_DIR PLAN OUT
-//   BACKEND  plain, cpu-float32 or cpu-bfloat16 (weights and KV cache in that type)
+//   BACKEND  plain, cpu-float32, cpu-bfloat16 or cuda-bfloat16 (weights and KV cache in that type)
 //   PLAN     JSON {"seed", "pages", "max_batched_tokens",
 //                  "steps": [{"pieces": [[sequence, [token, ...]], ...],
 //                             "logit_rows": [row, ...]}, ...],
@@ -28,8 +28,9 @@ namespace {
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const std::string& name) {
   if (name == "plain") return std::make_unique<PlainBackend>();
   BackendOptions options;
-  options.device = "cpu";
-  if (name == "cpu-bfloat16") options.compute_type = options.kv_type = DataType::kBFloat16;
+  options.device = name.substr(0, name.find('-'));
+  if (name.substr(options.device.size()) == "-bfloat16")
+    options.compute_type = options.kv_type = DataType::kBFloat16;
   return CreateBackend(options);
 }
 

@@ -134,14 +134,21 @@ void PlainBackend::Embed(const EmbeddingWeight& table, absl::Span<const int32_t>
 
 void PlainBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) {
   const std::vector<float>& w = static_cast<const PlainBuffer&>(weight).values;
-  TAUSERVE_CHECK(static_cast<int64_t>(w.size()) == in.cols, "norm's weight");
-  for (int64_t r = 0; r < in.rows; ++r) {
-    const float* x = Row(in, r);
+  const int64_t n = w.size();
+  TAUSERVE_CHECK(in.cols % n == 0, "norm's weight");
+  for (int64_t i = 0; i < in.rows * (in.cols / n); ++i) {
+    const int64_t r = i / (in.cols / n), begin = i % (in.cols / n) * n;
+    const float* x = Row(in, r) + begin;
     double squares = 0;
-    for (int64_t c = 0; c < in.cols; ++c) squares += double{x[c]} * x[c];
-    const double inverse = 1 / std::sqrt(squares / in.cols + epsilon);
-    for (int64_t c = 0; c < in.cols; ++c) Row(out, r)[c] = x[c] * inverse * w[c];
+    for (int64_t c = 0; c < n; ++c) squares += double{x[c]} * x[c];
+    const double inverse = 1 / std::sqrt(squares / n + epsilon);
+    for (int64_t c = 0; c < n; ++c) Row(out, r)[begin + c] = x[c] * inverse * w[c];
   }
+}
+
+void PlainBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out) {
+  const int64_t n = weight.out_features();
+  Linear(weight, in, {out, in.rows, n, n});
 }
 
 void PlainBackend::Linear(const LinearWeight& weight, Matrix in, Matrix out) {

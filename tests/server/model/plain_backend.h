@@ -19,7 +19,9 @@ class PlainBackend : public Backend {
   DataType activation_type() const override { return DataType::kFloat32; }
   int64_t BytesPerPage(const KvCacheSpec& spec) const override;
 
+  int64_t AvailableMemory() const override { return 0; }
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override;
+  std::unique_ptr<DeviceBuffer> AllocateHost(size_t bytes) override { return Allocate(bytes); }
   std::unique_ptr<LinearWeight> LoadLinear(absl::Span<const HostTensor> weights,
                                            absl::Span<const HostTensor> biases) override;
   std::unique_ptr<EmbeddingWeight> LoadEmbedding(const HostTensor& table) override;
@@ -31,6 +33,7 @@ class PlainBackend : public Backend {
   void RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) override;
   void Linear(const LinearWeight& weight, Matrix in, Matrix out) override;
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override;
+  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override;
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override;
   void GatedActivation(Activation act, Matrix gate_up, Matrix out) override;
   void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) override;
@@ -39,7 +42,7 @@ class PlainBackend : public Backend {
                  Matrix out) override;
   void GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) override;
   void Download(Matrix in, float* out) override;
-  void Synchronize() override {}
+  absl::Status Synchronize() override { return absl::OkStatus(); }
   absl::Span<const AttentionStats> stats() const override { return stats_; }
 
  private:

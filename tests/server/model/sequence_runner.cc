@@ -32,7 +32,9 @@ StepOutput SequenceRunner::Step(const std::vector<Piece>& pieces,
     tokens.insert(tokens.end(), piece.tokens.begin(), piece.tokens.end());
     slices.push_back(slice);
   }
-  return model_->Run({tokens, slices, logit_rows});
+  absl::StatusOr<StepOutput> output = model_->Run({tokens, slices, logit_rows});
+  TAUSERVE_CHECK(output.ok(), std::string(output.status().message()).c_str());
+  return *output;
 }
 
 std::vector<int32_t> SequenceRunner::Greedy(const std::vector<int32_t>& prompt, int count,

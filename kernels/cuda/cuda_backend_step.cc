@@ -1,0 +1,277 @@
+// The operations of a step: each checks its shapes and is launched, or kept for the step's graph.
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/attention_generic.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/elementwise.h"
+
+namespace tauserve::cuda {
+namespace {
+
+constexpr size_t kFloatChunkBytes = 64 << 20;
+constexpr size_t kMaxGraphRows = 128;
+
+// Operations, for signatures.
+enum class Op {
+  kGather,
+  kNorm,
+  kLinear,
+  kToHost,
+  kRopeTable,
+  kRope,
+  kGated,
+  kScale,
+  kAppend,
+  kAttend,
+  kDownload
+};
+
+Signature& AddMatrix(Signature& s, const Matrix& m) {
+  return s.Add(m.data).Add(m.rows).Add(m.cols).Add(m.stride);
+}
+Signature SignatureOf(Op op, const void* of, const Matrix& a, const Matrix& b) {
+  Signature s;
+  s.Add(op).Add(of);
+  AddMatrix(s, a);
+  return AddMatrix(s, b);
+}
+
+}  // namespace
+
+void CudaBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
+  if (!Works()) return;
+  if (queued_) {  // nobody waited: uploads may still be read from pinned memory
+    graphs_.Run(stream_);
+    CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+  queued_ = true;
+  rope_spec_ = nullptr;
+  const int generation = step_.generation();
+  if (!step_.Begin(slices, stream_)) return;
+  if (step_.generation() != generation) graphs_.Forget();
+  BeginPages(kv_layout_, kv_.as<std::byte>(), step_.begun_pages(), step_.num_begun_pages(),
+             stream_);
+  // Steps of decoding alike have the same launches; longer ones rarely come twice.
+  const bool decode = std::all_of(slices.begin(), slices.end(),
+                                  [](const SequenceSlice& s) { return s.num_tokens == 1; });
+  graphs_.Begin(decode && slices.size() <= kMaxGraphRows);
+}
+
+void CudaBackend::Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens,
+                        Matrix out) {
+  if (!Works()) return;
+  const auto& e = static_cast<const GpuEmbedding&>(table);
+  TAUSERVE_CHECK(out.cols == e.cols && out.rows == static_cast<int64_t>(tokens.size()), "shapes");
+  for (const int32_t token : tokens) {
+    TAUSERVE_CHECK(token >= 0 && token < e.rows, "token id out of range");
+  }
+  Gather(e.data.as<__nv_bfloat16>(), e.cols, tokens, out);
+}
+
+void CudaBackend::Gather(const __nv_bfloat16* table, int64_t stride, absl::Span<const int32_t> rows,
+                         Matrix out) {
+  const StepState::Values kept = step_.Keep(rows);
+  graphs_.Do(SignatureOf(Op::kGather, table, out, {}).Add(stride).Add(kept.device),
+             [this, table, stride, kept, out] {
+               StepState::Send(kept, stream_);
+               GatherRowsOf(table, stride, kept.device, out, stream_);
+             });
+}
+
+void CudaBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) {
+  if (!Works()) return;
+  const int64_t n = weight.size() / sizeof(float);
+  TAUSERVE_CHECK(in.cols == out.cols && in.rows == out.rows, "shapes");
+  TAUSERVE_CHECK(n > 0 && in.cols % n == 0, "norm's weight");
+  const float* w = static_cast<const GpuBuffer&>(weight).as<float>();
+  graphs_.Do(SignatureOf(Op::kNorm, w, in, out).Add(n).Add(epsilon),
+             [this, in, w, n, epsilon, out] {
+               RmsNormRows(in, w, static_cast<int>(n), epsilon, out, stream_);
+             });
+}
+
+void CudaBackend::Linear(const LinearWeight& weight, Matrix in, Matrix out) {
+  Multiply(weight, in, /*add=*/false, out);
+}
+
+void CudaBackend::LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) {
+  Multiply(weight, in, /*add=*/true, out);
+}
+
+void CudaBackend::Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out) {
+  if (!Works()) return;
+  const auto* w = static_cast<const GpuLinear*>(&weight);
+  graphs_.Do(SignatureOf(Op::kLinear, w, in, out).Add(add), [this, w, in, add, out] {
+    linear_.Run(*w, in, add, out, DataType::kBFloat16, stream_);
+  });
+}
+
+void CudaBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out) {
+  if (!Works() || in.rows == 0) return;
+  const int64_t n = weight.out_features();
+  // In chunks: all logits of a step can be larger than all other activations together.
+  const int64_t chunk = std::clamp<int64_t>(kFloatChunkBytes / (n * 4), 1, in.rows);
+  void* results = Grown(floats_, chunk * n * 4, "the logits of a step");
+  if (results == nullptr) return;
+  const auto* w = static_cast<const GpuLinear*>(&weight);
+  Signature signature = SignatureOf(Op::kToHost, w, in, {});
+  graphs_.Do(signature.Add(out).Add(results), [this, w, in, n, chunk, results, out] {
+    for (int64_t begin = 0; begin < in.rows; begin += chunk) {
+      const int64_t rows = std::min(chunk, in.rows - begin);
+      Matrix part = in;
+      part.data = static_cast<char*>(in.data) + begin * in.stride * 2;
+      part.rows = rows;
+      linear_.Run(*w, part, /*add=*/false, {results, rows, n, n}, DataType::kFloat32, stream_);
+      CUDA_CHECK(
+          cudaMemcpyAsync(out + begin * n, results, rows * n * 4, cudaMemcpyDeviceToHost, stream_));
+    }
+  });
+}
+
+void CudaBackend::Rope(const RopeSpec& spec, int head_dim, Matrix x) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(x.rows == step_.num_rows() && spec.rotary_dim <= head_dim, "shapes");
+  const size_t bytes = x.rows * spec.rotary_dim * sizeof(float);
+  if (rope_spec_ != &spec) {  // one table a step, shared by all layers
+    if (Grown(rope_table_, bytes, "the rotary table of a step") == nullptr) return;
+    rope_spec_ = &spec;
+    graphs_.Do(SignatureOf(Op::kRopeTable, &spec, x, {}).Add(step_.positions()),
+               [this, &spec, rows = x.rows] {
+                 MakeRopeTable(spec, step_.positions(), rows, rope_table_.as<float>(), stream_);
+               });
+  }
+  graphs_.Do(SignatureOf(Op::kRope, &spec, x, {}).Add(head_dim), [this, &spec, head_dim, x] {
+    RopeRows(rope_table_.as<float>(), spec.rotary_dim, head_dim, x, stream_);
+  });
+}
+
+void CudaBackend::GatedActivation(Activation act, Matrix gate_up, Matrix out) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(gate_up.cols == 2 * out.cols && gate_up.rows == out.rows, "shapes");
+  graphs_.Do(SignatureOf(Op::kGated, nullptr, gate_up, out).Add(act),
+             [this, act, gate_up, out] { GatedActivationRows(act, gate_up, out, stream_); });
+}
+
+void CudaBackend::QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(out.rows == step_.num_rows() && out.cols <= kMaxScaledHeads, "shapes");
+  graphs_.Do(SignatureOf(Op::kScale, &spec, projected, out).Add(step_.positions()),
+             [this, &spec, projected, out] {
+               QueryScaleRows(spec, step_.positions(), projected, out, stream_);
+             });
+}
+
+void CudaBackend::AppendKv(int layer, Matrix keys, Matrix values) {
+  if (!Works()) return;
+  const KvCacheSpec& spec = kv_layout_.spec;
+  TAUSERVE_CHECK(layer >= 0 && layer < spec.num_layers, "layer out of range");
+  TAUSERVE_CHECK(keys.cols == int64_t{spec.num_kv_heads} * spec.head_dim, "key width");
+  TAUSERVE_CHECK(keys.rows == step_.num_rows() && values.rows == keys.rows, "rows");
+  AppendArgs args;
+  args.kv = kv_layout_.layer(kv_.as<std::byte>(), layer);
+  args.num_kv_heads = spec.num_kv_heads;
+  args.head_dim = spec.head_dim;
+  args.keys = keys;
+  args.values = values;
+  args.row_slot = step_.row_slots();
+  graphs_.Do(SignatureOf(Op::kAppend, args.kv.keys, keys, values).Add(args.row_slot),
+             [this, args] { AppendRows(args, stream_); });
+}
+
+const Head* CudaBackend::HeadsOf(int layer, const AttentionSpec& spec) {
+  LayerHeads& heads = heads_[layer];
+  bool same = heads.host.size() == spec.alpha.size();
+  for (size_t h = 0; same && h < heads.host.size(); h++) {
+    same = heads.host[h].alpha == spec.alpha[h] && heads.host[h].alibi_slope == spec.alibi_slope[h];
+  }
+  if (same) return heads.device.as<Head>();
+  graphs_.Run(stream_);  // what was queued reads the old ones
+  CUDA_CHECK(cudaStreamSynchronize(stream_));
+  heads.host.clear();
+  for (int h = 0; h < spec.num_heads; h++) {
+    heads.host.push_back({spec.alpha[h], spec.alibi_slope[h]});
+  }
+  const size_t bytes = heads.host.size() * sizeof(Head);
+  if (Grown(heads.device, bytes, "a layer's heads") != nullptr) {
+    CUDA_CHECK(cudaMemcpy(heads.device.data(), heads.host.data(), bytes, cudaMemcpyHostToDevice));
+  }
+  return heads.device.as<Head>();
+}
+
+void CudaBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matrix query_scale,
+                            Matrix out) {
+  if (!Works()) return;
+  const KvCacheSpec& cache = kv_layout_.spec;
+  TAUSERVE_CHECK(layer >= 0 && layer < cache.num_layers && spec.head_dim == cache.head_dim &&
+                     spec.num_kv_heads == cache.num_kv_heads,
+                 "attention differs from its cache");
+  TAUSERVE_CHECK(spec.head_dim % 16 == 0 && spec.head_dim >= 32 && spec.head_dim <= 256,
+                 "head_dim");
+  TAUSERVE_CHECK(q.rows == step_.num_rows() && out.rows == q.rows, "rows");
+  TAUSERVE_CHECK(q.stride % 8 == 0 && out.stride % 8 == 0, "rows begin at multiples of 16 bytes");
+  const LayerKv kv = kv_layout_.layer(kv_.as<std::byte>(), layer);
+  AttentionArgs args;
+  args.q = static_cast<const __nv_bfloat16*>(q.data);
+  args.q_stride = q.stride;
+  args.out = static_cast<__nv_bfloat16*>(out.data);
+  args.out_stride = out.stride;
+  args.query_scale = static_cast<const float*>(query_scale.data);
+  args.query_scale_stride = query_scale.stride;
+  args.keys = kv.keys;
+  args.values = kv.values;
+  args.shadow = kv.shadow;
+  args.shadow_scale = kv.shadow_scale;
+  args.page_key_norms = kv.page_key_norms;
+  args.num_pages = cache.num_pages;
+  args.page_table = step_.page_table();
+  args.slices = step_.device_slices();
+  args.host_slices = step_.slices().data();
+  args.num_slices = static_cast<int>(step_.slices().size());
+  args.num_rows = step_.num_rows();
+  args.heads = HeadsOf(layer, spec);
+  args.host_heads = heads_[layer].host.data();
+  args.num_heads = spec.num_heads;
+  args.num_kv_heads = spec.num_kv_heads;
+  args.head_dim = spec.head_dim;
+  args.scale = spec.scale;
+  args.sliding_window = spec.sliding_window;
+  args.causal = spec.causal;
+  args.stats = step_.device_stats();
+  args.stream = stream_;
+  Signature signature = SignatureOf(Op::kAttend, args.keys, q, out);
+  AddMatrix(signature, query_scale).Add(args.slices).Add(args.page_table).Add(args.num_slices);
+  signature.Add(args.heads).Add(args.num_heads).Add(args.scale).Add(args.sliding_window);
+  signature.Add(args.causal).Add(args.stats);
+  graphs_.Do(signature, [args] { AttentionGeneric(args); });
+}
+
+void CudaBackend::GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) {
+  if (!Works()) return;
+  TAUSERVE_CHECK(out.rows == static_cast<int64_t>(rows.size()) && in.cols == out.cols, "shapes");
+  Gather(static_cast<const __nv_bfloat16*>(in.data), in.stride, rows, out);
+}
+
+void CudaBackend::Download(Matrix in, float* out) {
+  if (!Works() || in.rows == 0) return;
+  const size_t bytes = in.rows * in.cols * sizeof(float);
+  void* floats = Grown(floats_, bytes, "a matrix to download");
+  if (floats == nullptr) return;
+  graphs_.Do(SignatureOf(Op::kDownload, floats, in, {}).Add(out), [this, in, floats, bytes, out] {
+    ToFloatRows(in, static_cast<float*>(floats), stream_);
+    CUDA_CHECK(cudaMemcpyAsync(out, floats, bytes, cudaMemcpyDeviceToHost, stream_));
+  });
+}
+
+absl::Status CudaBackend::Synchronize() {
+  if (Works()) {
+    graphs_.Run(stream_);
+    step_.DownloadStats(stream_);
+    CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+  queued_ = false;
+  return status();
+}
+
+}  // namespace tauserve::cuda
