@@ -10,22 +10,9 @@
 #include <cstdint>
 
 #include "kernels/attention.h"
+#include "kernels/cuda/slice.h"
 
 namespace tauserve::cuda {
-
-// Constants of one query head.
-struct Head {
-  float alpha = 1.5f;     // [1, 2]
-  float alibi_slope = 0;  // >= 0, in units of a (kernels/attention.h), a distance of one token
-};
-
-// One sequence's share of the step, as kernels/attention.h's SequenceSlice; device memory.
-struct Slice {
-  int32_t first_row = 0;
-  int32_t num_tokens = 0;
-  int32_t context_tokens = 0;
-  int32_t first_page = 0;  // of AttentionArgs::page_table
-};
 
 // The int8 shadow of one key: k = scale * code + rest, |rest| <= rest_norm. Both are rounded up.
 struct ShadowScale {
@@ -47,7 +34,9 @@ struct AttentionArgs {
   const __nv_bfloat16* values = nullptr;
   const int8_t* shadow = nullptr;             // as keys; nullptr where the cache keeps none
   const ShadowScale* shadow_scale = nullptr;  // [num_pages][num_kv_heads][kPageTokens]
-  int num_pages = 0;                          // of the pool
+  const float* page_key_norms =
+      nullptr;        // [num_pages][num_kv_heads], >= |k| of the page's used keys; nullptr = none
+  int num_pages = 0;  // of the pool
 
   const int32_t* page_table = nullptr;  // all slices' page tables, one behind the other
   const Slice* slices = nullptr;        // [num_slices]

@@ -1,0 +1,117 @@
+// What the steps of the decode kernel share: parameters, shared memory, counters.
+#ifndef TAUSERVE_KERNELS_CUDA_DECODE_BLOCK_CUH_
+#define TAUSERVE_KERNELS_CUDA_DECODE_BLOCK_CUH_
+
+#include "kernels/cuda/decode_candidates.cuh"
+#include "kernels/cuda/decode_pipeline.cuh"
+
+namespace tauserve::cuda::decode {
+
+struct Params {
+  AttentionArgs args;
+  DecodeHeader* header;       // the plan's device copy
+  const DecodePiece* pieces;  // of it
+  Slot* slots;                // workspace
+  void* wide_rows;            // of wide groups, decode_wide.cuh
+  float* partials;            // of wide groups: [blocks + groups][kDecodeColumns][head_dim]
+  float* scores;              // of wide groups
+  int64_t score_capacity;     // floats
+  int num_stages;             // a warp
+  int stage_bytes;            // of a block
+};
+
+struct BlockShared {
+  uint64_t barrier[kWarps][kMaxStages];
+  TileLabel label[kWarps][kMaxStages];
+  DecodeGroup group;
+  float floor[kWarps][kDecodeColumns];
+  int count[kWarps][kDecodeColumns];
+  int pages_read[kWarps];
+  int keys_scored[kWarps];
+  float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
+  float softmax[kWarps][2][kDecodeColumns];  // maximum, sum
+  int prefix[kDecodeColumns][kMaxDecodeBlocks + 1];
+  int merged[kDecodeColumns];
+  int support[kDecodeColumns];
+  int attended[kDecodeColumns];
+  int iterations[kDecodeColumns];
+  float residual[kDecodeColumns];
+  float reduce[kWarps][4];
+  int flag;
+  int wide;
+};
+
+inline constexpr int kListBytes = kWarps * kWarpEntries * static_cast<int>(sizeof(Candidate));
+inline constexpr int kSharedHead = (static_cast<int>(sizeof(BlockShared)) + 127) / 128 * 128;
+
+struct Block {
+  BlockShared& shared;
+  Candidate* lists;  // [kWarps][kWarpEntries]
+  char* stages;
+};
+
+__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
+  uint32_t v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ uint32_t* Arrived(const Params& p) {
+  return reinterpret_cast<uint32_t*>(reinterpret_cast<char*>(p.header) + p.header->counters_offset);
+}
+__device__ __forceinline__ uint32_t* WideFlags(const Params& p) {
+  return Arrived(p) + p.header->num_groups;
+}
+__device__ __forceinline__ const DecodeGroup* Groups(const Params& p) {
+  return reinterpret_cast<const DecodeGroup*>(reinterpret_cast<const char*>(p.header) +
+                                              p.header->groups_offset);
+}
+
+__device__ __forceinline__ int FirstPage(const DecodeGroup& g) { return g.first_key / kPageTokens; }
+__device__ __forceinline__ int NumPages(const DecodeGroup& g) {
+  return (g.end_key + kPageTokens - 1) / kPageTokens - FirstPage(g);
+}
+
+// Keys of a page that the group's query sees.
+__device__ __forceinline__ int VisibleKeys(const DecodeGroup& g, int page) {
+  return max(0, min(g.end_key, (page + 1) * kPageTokens) - max(g.first_key, page * kPageTokens));
+}
+
+__device__ __forceinline__ void AddTo(int64_t* counter, int64_t value) {
+  if (value) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(counter),
+              static_cast<unsigned long long>(value));
+  }
+}
+
+// Larger of two doubles that are not negative: their bits are ordered as integers.
+__device__ __forceinline__ void RaiseTo(double* to, double value) {
+  atomicMax(reinterpret_cast<unsigned long long*>(to),
+            static_cast<unsigned long long>(__double_as_longlong(value)));
+}
+
+// Bucket b holds (2^(b-1), 2^b].
+__device__ __forceinline__ int SupportBucket(int support) {
+  const int bucket = support <= 1 ? 0 : 32 - __clz(support - 1);
+  return min(bucket, AttentionStats::kSupportBuckets - 1);
+}
+
+// One row of an entmax column.
+__device__ __forceinline__ void CountRow(AttentionStats* stats, int support, int attended,
+                                         int iterations, float residual) {
+  AddTo(&stats->support, support);
+  AddTo(&stats->entmax_support, support);
+  AddTo(&stats->blocks_attended, attended);
+  AddTo(&stats->tau_iterations, iterations);
+  // std::array's operator[] is the host's alone.
+  AddTo(reinterpret_cast<int64_t*>(&stats->support_histogram) + SupportBucket(support), 1);
+  AddTo(reinterpret_cast<int64_t*>(&stats->iteration_histogram) +
+            min(iterations, AttentionStats::kIterationBuckets - 1),
+        1);
+  if (residual > 1e-4f) AddTo(&stats->unconverged_rows, 1);
+  RaiseTo(&stats->max_tau_residual, residual);
+}
+
+}  // namespace tauserve::cuda::decode
+
+#endif  // TAUSERVE_KERNELS_CUDA_DECODE_BLOCK_CUH_

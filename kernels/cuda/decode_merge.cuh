@@ -1,0 +1,352 @@
+// The merge of an entmax group, by the block whose piece came last: candidates of all pieces above the best floor, exact
+// scores where they are bounds so far, tau, and the weighted sum of the support's values.
+#ifndef TAUSERVE_KERNELS_CUDA_DECODE_MERGE_CUH_
+#define TAUSERVE_KERNELS_CUDA_DECODE_MERGE_CUH_
+
+#include "kernels/cuda/decode_block.cuh"
+
+namespace tauserve::cuda::decode {
+
+// Lanes that share a row of keys or values, 16 bytes each: a power of two, some idle at head_dim 96.
+template <int kHeadDim>
+struct RowLanes {
+  static constexpr int kLanes = kHeadDim <= 64 ? 8 : kHeadDim <= 128 ? 16 : 32;
+  static constexpr int kRows = 32 / kLanes;  // of a warp's load
+  __device__ static __forceinline__ int Rank() { return threadIdx.x & (kLanes - 1); }
+  __device__ static __forceinline__ int Row() { return (threadIdx.x & 31) / kLanes; }
+  __device__ static __forceinline__ bool Active() { return Rank() * 8 < kHeadDim; }
+};
+
+template <int kHeadDim>
+__device__ __forceinline__ int64_t RowOffset(const AttentionArgs& args, int kv_head,
+                                             uint32_t token) {
+  const int64_t page = token / kPageTokens, slot = token % kPageTokens;
+  return ((page * args.num_kv_heads + kv_head) * kPageTokens + slot) * kHeadDim;
+}
+
+__device__ __forceinline__ void AddScaled(float weight, uint4 x, float (&sum)[8]) {
+  const uint32_t pair[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    sum[2 * i] += weight * Low(pair[i]);
+    sum[2 * i + 1] += weight * High(pair[i]);
+  }
+}
+
+__device__ __forceinline__ float Dot8(uint4 x, uint4 y) {
+  const uint32_t a[4] = {x.x, x.y, x.z, x.w}, b[4] = {y.x, y.y, y.z, y.w};
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) sum += Low(a[i]) * Low(b[i]) + High(a[i]) * High(b[i]);
+  return sum;
+}
+
+// Warp `column` collects its column's candidates. Returns whether they fit.
+__device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int column,
+                                        int slot_capacity, int* prefix, Candidate* list,
+                                        int capacity, int& count, float& floor) {
+  const int lane = threadIdx.x & 31;
+  bool wide = false;
+  int total = 0;
+  floor = -kInfinity;
+  for (int first = 0; first < pieces; first += 32) {
+    int n = 0;
+    if (first + lane < pieces) {
+      n = __ldcg(&slots[first + lane].count[column]);
+      floor = fmaxf(floor, __ldcg(&slots[first + lane].floor[column]));
+    }
+    wide |= n < 0;
+    int sum = n;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1) {
+      const int below = __shfl_up_sync(kFullWarp, sum, o);
+      if (lane >= o) sum += below;
+    }
+    if (first + lane < pieces) prefix[first + lane] = total + sum - n;
+    total += __shfl_sync(kFullWarp, sum, 31);
+  }
+  if (lane == 0) prefix[pieces] = total;
+  floor = LaneGroup<32>::Max(floor);
+  __syncwarp();
+  count = 0;
+  if (__any_sync(kFullWarp, wide)) return false;
+  constexpr int kUnroll = 4;
+  for (int first = 0; first < total; first += 32 * kUnroll) {
+    uint4 x[kUnroll];
+#pragma unroll
+    for (int k = 0; k < kUnroll; k++) {
+      const int e = first + k * 32 + lane;
+      x[k].x = __float_as_uint(-kInfinity);
+      if (e < total) {
+        int lo = 0, hi = pieces;  // prefix[lo] <= e < prefix[hi]
+        while (hi - lo > 1) {
+          const int mid = (lo + hi) / 2;
+          (prefix[mid] <= e ? lo : hi) = mid;
+        }
+        x[k] = __ldcg(reinterpret_cast<const uint4*>(
+            &slots[lo].entries[column * slot_capacity + e - prefix[lo]]));
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kUnroll; k++) {
+      const bool keep = __uint_as_float(x[k].x) > floor;
+      int kept;
+      const int at = count + LaneGroup<32>::Place(keep, kept);
+      if (count + kept > capacity) return false;
+      if (keep) *reinterpret_cast<uint4*>(&list[at]) = x[k];
+      count += kept;
+    }
+  }
+  __syncwarp();
+  return true;
+}
+
+// Exact scores for the candidates of all columns, by the whole block.
+template <int kHeadDim>
+__device__ __forceinline__ void Rescore(const AttentionArgs& args, const DecodeGroup& group,
+                                        const BlockShared& shared, Candidate* lists, int capacity) {
+  using Lanes = RowLanes<kHeadDim>;
+  int total = 0;
+  for (int c = 0; c < group.num_columns; c++) total += shared.merged[c];
+  const int rank = Lanes::Rank();
+  for (int first = (threadIdx.x >> 5) * Lanes::kRows; first < total;
+       first += kWarps * Lanes::kRows) {
+    const int task = first + Lanes::Row();
+    int column = 0, e = min(task, total - 1);
+    while (e >= shared.merged[column]) e -= shared.merged[column++];
+    Candidate* candidate = lists + column * capacity + e;
+    float sum = 0;
+    if (Lanes::Active()) {
+      const uint4 q =
+          __ldg(reinterpret_cast<const uint4*>(QueryOf(args, group, column) + rank * 8));
+      const int64_t row = RowOffset<kHeadDim>(args, group.kv_head, candidate->token);
+      const uint4 k = LoadStreaming(args.keys + row + rank * 8);
+      sum = Dot8(q, k);
+    }
+#pragma unroll
+    for (int o = Lanes::kLanes / 2; o > 0; o >>= 1) sum += __shfl_xor_sync(kFullWarp, sum, o);
+    if (rank == 0 && task < total) {
+      const float exact = MakeColumn(args, group, column).mul * sum + candidate->bias;
+      candidate->upper = exact;
+      candidate->lower = exact;
+    }
+  }
+}
+
+// Tau of exact scores in `upper`, by one warp: Newton steps on the norm from gap 1, then guarded steps. Weights that sum
+// to 1 go to `lower`; what has none is dropped.
+__device__ __forceinline__ void SolveColumn(const AttentionArgs& args, const DecodeGroup& group,
+                                            int column, BlockShared& shared, Candidate* list,
+                                            int count) {
+  const int lane = threadIdx.x & 31;
+  const entmax::WeightFunction w = entmax::MakeWeightFunction(args.heads[group.head[column]].alpha);
+  float max = -kInfinity;
+  for (int e = lane; e < count; e += 32) max = fmaxf(max, list[e].upper);
+  max = LaneGroup<32>::Max(max);
+  auto sums_at = [&](float gap) {
+    entmax::PowerSums sums;
+    for (int e = lane; e < count; e += 32) {
+      entmax::Accumulate(w, gap + (list[e].upper - max), sums);
+    }
+    sums.s0 = LaneGroup<32>::Sum(sums.s0);
+    sums.s1 = LaneGroup<32>::Sum(sums.s1);
+    sums.s2 = LaneGroup<32>::Sum(sums.s2);
+    return sums;
+  };
+  entmax::Bracket bracket = entmax::WidestBracket(w, count > 0 ? count : 1);
+  float gap = 1;
+  entmax::PowerSums sums = sums_at(gap);
+  for (int i = 0; i < 3 && sums.s0 > 1.001f; i++) {
+    const float next = entmax::NormNewton(w, sums, gap);
+    if (!(next > bracket.lo && next < gap)) break;
+    gap = next;
+    sums = sums_at(gap);
+  }
+  int steps = 0;
+  while (fabsf(sums.s0 - 1) > entmax::kResidualTolerance && steps < entmax::kMaxSteps) {
+    const float next = entmax::NextGap(w, sums, gap, bracket);
+    steps++;
+    if (next == gap) break;
+    gap = next;
+    sums = sums_at(gap);
+  }
+  const float inverse = sums.s0 > 0 ? 1 / sums.s0 : 0.0f;
+  int kept = 0, attended = 0;
+  int64_t last_page = -1;
+  for (int first = 0; first < count; first += 32) {
+    Candidate x = {};
+    bool keep = false;
+    if (first + lane < count) {
+      x = list[first + lane];
+      x.lower = entmax::Weight(w, fmaxf(gap + (x.upper - max), 0.0f)) * inverse;
+      keep = x.lower > 0;
+    }
+    const unsigned mask = __ballot_sync(kFullWarp, keep);
+    const unsigned below = mask & ((1u << lane) - 1);
+    // A page's candidates are neighbours: it is counted where it differs from the one before.
+    const int64_t page = x.token / kPageTokens;
+    const int before = below ? 31 - __clz(below) : 0;
+    const int64_t previous = __shfl_sync(kFullWarp, page, before);
+    attended += __popc(__ballot_sync(kFullWarp, keep && page != (below ? previous : last_page)));
+    if (mask) last_page = __shfl_sync(kFullWarp, page, 31 - __clz(mask));
+    __syncwarp();
+    if (keep) list[kept + __popc(below)] = x;
+    kept += __popc(mask);
+    __syncwarp();
+  }
+  if (lane == 0) {
+    shared.support[column] = kept;
+    shared.attended[column] = attended;
+    shared.iterations[column] = steps;
+    shared.residual[column] = fabsf(sums.s0 - 1);
+  }
+}
+
+// out = sum of weight * value. Warps share the columns evenly.
+template <int kHeadDim>
+__device__ __forceinline__ void Gather(const AttentionArgs& args, const DecodeGroup& group,
+                                       BlockShared& shared, const Candidate* lists, int capacity,
+                                       float* partial) {
+  using Lanes = RowLanes<kHeadDim>;
+  constexpr int kUnroll = 4;
+  const int warp = threadIdx.x >> 5, rank = Lanes::Rank();
+  const int columns = group.num_columns == 1 ? 1 : PaddedColumns(group.num_columns);
+  const int column = warp % columns, warps = kWarps / columns;
+  const int streams = warps * Lanes::kRows;
+  float sum[8] = {};
+  if (column < group.num_columns) {
+    const Candidate* list = lists + column * capacity;
+    const int support = shared.support[column];
+    for (int e = warp / columns * Lanes::kRows + Lanes::Row(); e < support;
+         e += streams * kUnroll) {
+      uint4 x[kUnroll];
+      float weight[kUnroll];
+#pragma unroll
+      for (int k = 0; k < kUnroll; k++) {
+        x[k] = make_uint4(0, 0, 0, 0);
+        weight[k] = 0;
+        if (e + k * streams < support && Lanes::Active()) {
+          const Candidate& c = list[e + k * streams];
+          weight[k] = c.lower;
+          x[k] = LoadStreaming(args.values + RowOffset<kHeadDim>(args, group.kv_head, c.token) +
+                               rank * 8);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kUnroll; k++) AddScaled(weight[k], x[k], sum);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+#pragma unroll
+    for (int o = Lanes::kLanes; o < 32; o <<= 1) {
+      sum[i] += __shfl_xor_sync(kFullWarp, sum[i], o);
+    }
+  }
+  if (Lanes::Row() == 0 && Lanes::Active()) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) partial[warp * kHeadDim + rank * 8 + i] = sum[i];
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < group.num_columns * kHeadDim; i += kThreads) {
+    const int c = i / kHeadDim, d = i % kHeadDim;
+    float out = 0;
+    for (int w = 0; w < warps; w++) out += partial[(w * columns + c) * kHeadDim + d];
+    args.out[group.row * args.out_stride + static_cast<int64_t>(group.head[c]) * kHeadDim + d] =
+        __float2bfloat16(out);
+  }
+}
+
+// What does not depend on the rows' outcome, and the outcomes of rows merged here.
+template <int kHeadDim, bool kShadow>
+__device__ __forceinline__ void CountSearch(const Params& p, const DecodeGroup& group,
+                                            const BlockShared& shared, int64_t rescored,
+                                            bool wide) {
+  if (p.args.stats == nullptr || threadIdx.x >= 32) return;
+  const Slot* slots = p.slots + group.first_slot;
+  int pages = 0, keys = 0;
+  for (int i = threadIdx.x; i < group.num_pieces; i += 32) {
+    pages += __ldcg(&slots[i].pages_read);
+    keys += __ldcg(&slots[i].keys_scored);
+  }
+  pages = LaneGroup<32>::Sum(pages);
+  keys = LaneGroup<32>::Sum(keys);
+  if (threadIdx.x != 0) return;
+  AttentionStats* stats = p.args.stats + group.slice;
+  const int64_t columns = group.num_columns;
+  AddTo(&stats->rows, columns);
+  AddTo(&stats->keys_considered, columns * (group.end_key - group.first_key));
+  AddTo(&stats->keys_scored, columns * keys);
+  AddTo(&stats->blocks_considered, columns * NumPages(group));
+  AddTo(&stats->blocks_scored, columns * pages);
+  AddTo(&stats->pages_considered, NumPages(group));
+  AddTo(&stats->pages_read, pages);
+  int64_t bytes = int64_t{pages} * kPageTokens *
+                      (kShadow ? kHeadDim + static_cast<int>(sizeof(ShadowScale)) : 2 * kHeadDim) +
+                  rescored * 2 * kHeadDim;
+  if (!wide) {
+    for (int c = 0; c < group.num_columns; c++) {
+      bytes += int64_t{shared.support[c]} * 2 * kHeadDim;
+      CountRow(stats, shared.support[c], shared.attended[c], shared.iterations[c],
+               shared.residual[c]);
+    }
+  }
+  AddTo(&stats->kv_bytes_read, bytes);
+}
+
+template <int kHeadDim, bool kShadow>
+__device__ __forceinline__ void MergeSearch(const Params& p, int group_index, Block& block) {
+  BlockShared& shared = block.shared;
+  const DecodeGroup& group = shared.group;
+  const AttentionArgs& args = p.args;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int padded = PaddedColumns(group.num_columns);
+  const int capacity = min(2048, p.stage_bytes / (padded * static_cast<int>(sizeof(Candidate))));
+  Candidate* lists = reinterpret_cast<Candidate*>(block.stages);
+  Candidate* list = lists + warp * capacity;
+  const bool mine = warp < group.num_columns;
+  int count = 0;
+  float floor = 0;
+  if (threadIdx.x == 0) shared.wide = 0;
+  __syncthreads();
+  if (mine) {
+    const bool fits =
+        Collect(p.slots + group.first_slot, group.num_pieces, warp, kSlotEntries / padded,
+                shared.prefix[warp], list, capacity, count, floor);
+    if (!fits && lane == 0) shared.wide = 1;
+  }
+  __syncthreads();
+  const bool wide = shared.wide != 0;
+  if (threadIdx.x == 0) {  // other blocks wait for this, not for the output
+    if (wide) {
+      WideFlags(p)[group_index] = 1;
+      atomicAdd(&p.header->num_wide, 1u);
+    }
+    __threadfence();
+    atomicAdd(&p.header->decided, 1u);
+  }
+  if (wide) {
+    CountSearch<kHeadDim, kShadow>(p, group, shared, 0, true);
+    return;
+  }
+  int64_t rescored = 0;
+  if constexpr (kShadow) {
+    if (mine) {
+      const float alpha = args.heads[group.head[warp]].alpha;
+      RaiseAndCompact<32>(list, count, floor, alpha, 4);
+      if (lane == 0) shared.merged[warp] = count;
+    }
+    __syncthreads();
+    for (int c = 0; c < group.num_columns; c++) rescored += shared.merged[c];
+    Rescore<kHeadDim>(args, group, shared, lists, capacity);
+    __syncthreads();
+  }
+  if (mine) SolveColumn(args, group, warp, shared, list, count);
+  __syncthreads();
+  Gather<kHeadDim>(args, group, shared, lists, capacity, reinterpret_cast<float*>(block.lists));
+  CountSearch<kHeadDim, kShadow>(p, group, shared, rescored, false);
+}
+
+}  // namespace tauserve::cuda::decode
+
+#endif  // TAUSERVE_KERNELS_CUDA_DECODE_MERGE_CUH_
