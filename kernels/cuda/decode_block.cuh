@@ -24,6 +24,8 @@ struct BlockShared {
   uint64_t barrier[kWarps][kMaxStages];
   TileLabel label[kWarps][kMaxStages];
   DecodeGroup group;
+  float mul[kDecodeColumns];  // of the columns, as Column
+  float alpha[kDecodeColumns];
   float floor[kWarps][kDecodeColumns];
   int count[kWarps][kDecodeColumns];
   int pages_read[kWarps];
@@ -31,7 +33,8 @@ struct BlockShared {
   float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
   float softmax[kWarps][2][kDecodeColumns];  // maximum, sum
   int prefix[kDecodeColumns][kMaxDecodeBlocks + 1];
-  int merged[kDecodeColumns];
+  int merged[kDecodeColumns];  // candidates; -1: wide
+  float merged_floor[kDecodeColumns];
   int support[kDecodeColumns];
   int attended[kDecodeColumns];
   int iterations[kDecodeColumns];
@@ -48,6 +51,12 @@ struct Block {
   BlockShared& shared;
   Candidate* lists;  // [kWarps][kWarpEntries]
   char* stages;
+  int list_capacity;  // of a merged list
+
+  // Where a column's candidates are merged: a warp's stages.
+  __device__ __forceinline__ Candidate* merged_list(int column) const {
+    return reinterpret_cast<Candidate*>(stages) + column * list_capacity;
+  }
 };
 
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
@@ -97,7 +106,7 @@ __device__ __forceinline__ int SupportBucket(int support) {
 }
 
 // One row of an entmax column.
-__device__ __forceinline__ void CountRow(AttentionStats* stats, int support, int attended,
+__device__ __noinline__ void CountRow(AttentionStats* stats, int support, int attended,
                                          int iterations, float residual) {
   AddTo(&stats->support, support);
   AddTo(&stats->entmax_support, support);

@@ -32,6 +32,9 @@ struct Slot {
   Candidate entries[kSlotEntries];
 };
 
+inline constexpr int kMaxListEntries = 128;  // of one column of a warp
+inline constexpr int kLaneEntries = 16;      // of a list, a lane that raises its floor
+
 // 2, 4 or 8 lists share the entries.
 __device__ __forceinline__ int PaddedColumns(int columns) {
   return columns <= 2 ? 2 : columns <= 4 ? 4 : 8;
@@ -86,48 +89,106 @@ __device__ __forceinline__ float RaisedFloor(const entmax::WeightFunction& w,
   return next > t ? next : t;
 }
 
-// Keeps candidates above the floor, in order. Called by whole warps; `count` and `floor` are equal in a group's lanes.
-template <int kLanes>
-__device__ __forceinline__ void Compact(Candidate* list, int& count, float floor) {
-  using Group = LaneGroup<kLanes>;
-  const int most = __reduce_max_sync(kFullWarp, count);
+struct RaisedList {
+  int count;
+  float floor;
+};
+
+// Sums of z and of z^2 or of 1 where z > 0, as far as a Newton step on the norm needs them.
+__device__ __forceinline__ void AddPositive(const entmax::WeightFunction& w, float z,
+                                            entmax::PowerSums& sums) {
+  z = fmaxf(z, 0.0f);
+  float p1 = w.form == entmax::Form::kSquare ? z : z > 0 ? 1.0f : 0.0f;
+  if (w.form == entmax::Form::kGeneral && z > 0) p1 = entmax::Power(z, w.exponent - 1);
+  sums.s0 += p1 * z;
+  sums.s1 += p1;
+}
+
+// Raises the floor of a list by up to `steps` Newton steps and keeps what is above it, in order. By a whole warp.
+__device__ __noinline__ RaisedList RaiseList(Candidate* list, int count, float floor, float alpha,
+                                             int steps) {
+  using Warp = LaneGroup<32>;
+  const int lane = threadIdx.x & 31;
+  const entmax::WeightFunction w = entmax::MakeWeightFunction(alpha);
+  float max = -kInfinity;
+#pragma unroll 1
+  for (int e = lane; e < count; e += 32) max = fmaxf(max, list[e].lower);
+  max = Warp::Max(max);
+  if (count > 0) floor = fmaxf(floor, FloorOfMax(max));
+#pragma unroll 1
+  for (int i = 0; i < steps; i++) {
+    entmax::PowerSums sums;
+#pragma unroll 1
+    for (int e = lane; e < count; e += 32) AddPositive(w, list[e].lower - floor, sums);
+    sums.s0 = Warp::Sum(sums.s0);
+    if (!(sums.s0 > 1)) break;
+    sums.s1 = Warp::Sum(sums.s1);
+    floor = RaisedFloor(w, sums, max, floor);
+  }
   int kept = 0;
-  for (int e = Group::Rank(); e - Group::Rank() < most; e += kLanes) {
+#pragma unroll 1
+  for (int first = 0; first < count; first += 32) {
     Candidate c;
     c.upper = -kInfinity;
-    if (e < count) c = list[e];
+    if (first + lane < count) c = list[first + lane];
     const bool keep = c.upper > floor;
     int total;
-    const int at = kept + Group::Place(keep, total);
+    const int at = kept + Warp::Place(keep, total);
     __syncwarp();
     if (keep) list[at] = c;
     kept += total;
     __syncwarp();
   }
-  count = kept;
+  return {kept, floor};
 }
 
-// Raises the floor by up to `steps` Newton steps, then compacts.
-template <int kLanes>
-__device__ __forceinline__ void RaiseAndCompact(Candidate* list, int& count, float& floor,
-                                                float alpha, int steps) {
-  using Group = LaneGroup<kLanes>;
-  const int most = __reduce_max_sync(kFullWarp, count);
-  float max = -kInfinity;
-  for (int e = Group::Rank(); e < count; e += kLanes) max = fmaxf(max, list[e].lower);
-  max = Group::Max(max);
-  if (count > 0) floor = fmaxf(floor, FloorOfMax(max));
+// The same for the lists of all columns at once, list c at lists + c * capacity: 32 / columns lanes a list, which keep its
+// lower bounds in registers. `count`, `floor` and `alpha` are of the lane's list.
+__device__ __noinline__ RaisedList RaiseLists(Candidate* lists, int columns, int capacity,
+                                              int count, float floor, float alpha) {
+  constexpr int kSteps = 3;
+  const int lane = threadIdx.x & 31;
+  const int lanes = 32 / columns, rank = lane & (lanes - 1);
+  const unsigned group = (lanes == 32 ? kFullWarp : (1u << lanes) - 1) << (lane & ~(lanes - 1));
+  Candidate* list = lists + lane / lanes * capacity;
   const entmax::WeightFunction w = entmax::MakeWeightFunction(alpha);
-  for (int i = 0; i < steps && most > 0; i++) {
+  float lower[kLaneEntries];
+  float max = -kInfinity;
+#pragma unroll
+  for (int k = 0; k < kLaneEntries; k++) {
+    const int e = k * lanes + rank;
+    lower[k] = e < count ? list[e].lower : -kInfinity;
+    max = fmaxf(max, lower[k]);
+  }
+#pragma unroll 1
+  for (int o = 1; o < lanes; o <<= 1) max = fmaxf(max, __shfl_xor_sync(kFullWarp, max, o));
+  if (count > 0) floor = fmaxf(floor, FloorOfMax(max));
+#pragma unroll 1
+  for (int i = 0; i < kSteps; i++) {
     entmax::PowerSums sums;
-    for (int e = Group::Rank(); e < count; e += kLanes) {
-      entmax::Accumulate(w, list[e].lower - floor, sums);
+#pragma unroll
+    for (int k = 0; k < kLaneEntries; k++) AddPositive(w, lower[k] - floor, sums);
+#pragma unroll 1
+    for (int o = 1; o < lanes; o <<= 1) {
+      sums.s0 += __shfl_xor_sync(kFullWarp, sums.s0, o);
+      sums.s1 += __shfl_xor_sync(kFullWarp, sums.s1, o);
     }
-    sums.s0 = Group::Sum(sums.s0);
-    sums.s1 = Group::Sum(sums.s1);
     if (count > 0) floor = RaisedFloor(w, sums, max, floor);
   }
-  Compact<kLanes>(list, count, floor);
+  const int most = __reduce_max_sync(kFullWarp, count);
+  int kept = 0;
+#pragma unroll 1
+  for (int first = 0; first < most; first += lanes) {
+    Candidate c;
+    c.upper = -kInfinity;
+    if (first + rank < count) c = list[first + rank];
+    const bool keep = c.upper > floor;
+    const unsigned mask = __ballot_sync(kFullWarp, keep) & group;
+    if (keep) list[kept + __popc(mask & ((1u << lane) - 1))] = c;
+    kept += __popc(mask);
+    __syncwarp();
+  }
+  return {kept, floor};
 }
 
 }  // namespace tauserve::cuda::decode

@@ -8,6 +8,16 @@
 
 namespace tauserve::cuda::decode {
 
+// Has a page of keys or values brought to the L2 cache.
+template <int kHeadDim>
+__device__ __forceinline__ void PrefetchPage(const __nv_bfloat16* pool, const AttentionArgs& args,
+                                             const DecodeGroup& group, int page_id) {
+  constexpr int kBytes = kPageTokens * kHeadDim * 2;
+  Prefetch(reinterpret_cast<const char*>(pool) +
+               (static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head) * kBytes,
+           kBytes);
+}
+
 // A warp's weights of one page and the keys that have any.
 struct PageWeights {
   float weight[kPageTokens][kDecodeColumns];
@@ -162,7 +172,7 @@ __device__ __forceinline__ void ReduceValues(const float (&sum)[kDecodeColumns][
 
 // A piece of a softmax group: maximum, sum and weighted values to its slot.
 template <int kHeadDim>
-__device__ __forceinline__ void SoftmaxPiece(const Params& p, const DecodePiece& piece,
+__device__ __noinline__ void SoftmaxPiece(const Params& p, const DecodePiece& piece,
                                              Block& block) {
   const AttentionArgs& args = p.args;
   BlockShared& shared = block.shared;
@@ -174,8 +184,17 @@ __device__ __forceinline__ void SoftmaxPiece(const Params& p, const DecodePiece&
   queries.Load(args, group);
   float max[2] = {-kInfinity, -kInfinity}, total[2] = {0, 0};
   float sum[kDecodeColumns][8] = {};
-  for (int page = piece.first_page + warp; page < piece.end_page; page += kWarps) {
-    const int page_id = __ldg(args.page_table + group.page_table + page);
+  const int32_t* table = args.page_table + group.page_table;
+  int page_id = piece.first_page + warp < piece.end_page ? __ldg(table + piece.first_page + warp) : 0;
+  int next_id = 0;
+#pragma unroll 1
+  for (int page = piece.first_page + warp; page < piece.end_page;
+       page += kWarps, page_id = next_id) {
+    PrefetchPage<kHeadDim>(args.values, args, group, page_id);
+    if (page + kWarps < piece.end_page) {
+      next_id = __ldg(table + page + kWarps);
+      PrefetchPage<kHeadDim>(args.keys, args, group, next_id);
+    }
     float s[4][4];
     ScorePage<kHeadDim>(args, group, queries, columns, page, page_id, s);
     bool moved = false;
@@ -239,7 +258,7 @@ __device__ __forceinline__ void SoftmaxPiece(const Params& p, const DecodePiece&
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ void MergeSoftmax(const Params& p, Block& block) {
+__device__ __noinline__ void MergeSoftmax(const Params& p, Block& block) {
   const AttentionArgs& args = p.args;
   const DecodeGroup& group = block.shared.group;
   const Slot* slots = p.slots + group.first_slot;

@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
   extern __shared__ __align__(128) char memory[];
   BlockShared& shared = *reinterpret_cast<BlockShared*>(memory);
   Block block{shared, reinterpret_cast<Candidate*>(memory + kSharedHead),
-              memory + kSharedHead + kListBytes};
+              memory + kSharedHead + kListBytes,
+              p.num_stages * Shape::kBytes / static_cast<int>(sizeof(Candidate))};
   const int warp = threadIdx.x >> 5;
   WarpStages stages{block.stages + warp * p.num_stages * Shape::kBytes, shared.barrier[warp],
                     shared.label[warp], p.num_stages};
@@ -88,6 +89,10 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
       SoftmaxPiece<kHeadDim>(p, piece, block);
       if (LastToArrive(p, piece, shared)) MergeSoftmax<kHeadDim>(p, block);
     } else {
+      if (threadIdx.x < shared.group.num_columns) {
+        shared.mul[threadIdx.x] = MakeColumn(p.args, shared.group, threadIdx.x).mul;
+        shared.alpha[threadIdx.x] = p.args.heads[shared.group.head[threadIdx.x]].alpha;
+      }
       SearchPiece<kHeadDim, kShadow>(p, piece, block, stages);
       if (LastToArrive(p, piece, shared)) {
         MergeSearch<kHeadDim, kShadow>(p, piece.group_index, block);

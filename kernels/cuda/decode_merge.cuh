@@ -49,6 +49,7 @@ __device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int colum
   bool wide = false;
   int total = 0;
   floor = -kInfinity;
+#pragma unroll 1
   for (int first = 0; first < pieces; first += 32) {
     int n = 0;
     if (first + lane < pieces) {
@@ -71,6 +72,7 @@ __device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int colum
   count = 0;
   if (__any_sync(kFullWarp, wide)) return false;
   constexpr int kUnroll = 4;
+#pragma unroll 1
   for (int first = 0; first < total; first += 32 * kUnroll) {
     uint4 x[kUnroll];
 #pragma unroll
@@ -103,18 +105,21 @@ __device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int colum
 
 // Exact scores for the candidates of all columns, by the whole block.
 template <int kHeadDim>
-__device__ __forceinline__ void Rescore(const AttentionArgs& args, const DecodeGroup& group,
-                                        const BlockShared& shared, Candidate* lists, int capacity) {
+__device__ __forceinline__ void Rescore(const AttentionArgs& args, const Block& block) {
   using Lanes = RowLanes<kHeadDim>;
+  const BlockShared& shared = block.shared;
+  const DecodeGroup& group = shared.group;
   int total = 0;
+#pragma unroll 1
   for (int c = 0; c < group.num_columns; c++) total += shared.merged[c];
   const int rank = Lanes::Rank();
+#pragma unroll 2
   for (int first = (threadIdx.x >> 5) * Lanes::kRows; first < total;
        first += kWarps * Lanes::kRows) {
     const int task = first + Lanes::Row();
     int column = 0, e = min(task, total - 1);
     while (e >= shared.merged[column]) e -= shared.merged[column++];
-    Candidate* candidate = lists + column * capacity + e;
+    Candidate* candidate = block.merged_list(column) + e;
     float sum = 0;
     if (Lanes::Active()) {
       const uint4 q =
@@ -126,7 +131,7 @@ __device__ __forceinline__ void Rescore(const AttentionArgs& args, const DecodeG
 #pragma unroll
     for (int o = Lanes::kLanes / 2; o > 0; o >>= 1) sum += __shfl_xor_sync(kFullWarp, sum, o);
     if (rank == 0 && task < total) {
-      const float exact = MakeColumn(args, group, column).mul * sum + candidate->bias;
+      const float exact = shared.mul[column] * sum + candidate->bias;
       candidate->upper = exact;
       candidate->lower = exact;
     }
@@ -135,44 +140,50 @@ __device__ __forceinline__ void Rescore(const AttentionArgs& args, const DecodeG
 
 // Tau of exact scores in `upper`, by one warp: Newton steps on the norm from gap 1, then guarded steps. Weights that sum
 // to 1 go to `lower`; what has none is dropped.
-__device__ __forceinline__ void SolveColumn(const AttentionArgs& args, const DecodeGroup& group,
-                                            int column, BlockShared& shared, Candidate* list,
+__device__ __forceinline__ void SolveColumn(int column, BlockShared& shared, Candidate* list,
                                             int count) {
+  using Warp = LaneGroup<32>;
+  constexpr int kNormSteps = 3;
   const int lane = threadIdx.x & 31;
-  const entmax::WeightFunction w = entmax::MakeWeightFunction(args.heads[group.head[column]].alpha);
+  const entmax::WeightFunction w = entmax::MakeWeightFunction(shared.alpha[column]);
   float max = -kInfinity;
+#pragma unroll 1
   for (int e = lane; e < count; e += 32) max = fmaxf(max, list[e].upper);
-  max = LaneGroup<32>::Max(max);
-  auto sums_at = [&](float gap) {
+  max = Warp::Max(max);
+  entmax::Bracket bracket = entmax::WidestBracket(w, count > 0 ? count : 1);
+  const float tolerance = w.form == entmax::Form::kGeneral ? 1e-5f : entmax::kResidualTolerance;
+  float gap = 1, sum = 0;
+  int steps = 0;
+  bool by_norm = true;
+#pragma unroll 1
+  for (int i = 0; i < kNormSteps + entmax::kMaxSteps; i++) {
     entmax::PowerSums sums;
+#pragma unroll 1
     for (int e = lane; e < count; e += 32) {
       entmax::Accumulate(w, gap + (list[e].upper - max), sums);
     }
-    sums.s0 = LaneGroup<32>::Sum(sums.s0);
-    sums.s1 = LaneGroup<32>::Sum(sums.s1);
-    sums.s2 = LaneGroup<32>::Sum(sums.s2);
-    return sums;
-  };
-  entmax::Bracket bracket = entmax::WidestBracket(w, count > 0 ? count : 1);
-  float gap = 1;
-  entmax::PowerSums sums = sums_at(gap);
-  for (int i = 0; i < 3 && sums.s0 > 1.001f; i++) {
-    const float next = entmax::NormNewton(w, sums, gap);
-    if (!(next > bracket.lo && next < gap)) break;
-    gap = next;
-    sums = sums_at(gap);
-  }
-  int steps = 0;
-  while (fabsf(sums.s0 - 1) > entmax::kResidualTolerance && steps < entmax::kMaxSteps) {
-    const float next = entmax::NextGap(w, sums, gap, bracket);
-    steps++;
+    sums.s0 = Warp::Sum(sums.s0);
+    sums.s1 = Warp::Sum(sums.s1);
+    sums.s2 = Warp::Sum(sums.s2);
+    sum = sums.s0;
+    if (fabsf(sum - 1) <= tolerance) break;
+    by_norm &= i < kNormSteps && sum > 1.001f;
+    float next = gap;
+    if (by_norm) {
+      next = entmax::NormNewton(w, sums, gap);
+      by_norm = next > bracket.lo && next < gap;
+    }
+    if (!by_norm) {
+      next = entmax::NextGap(w, sums, gap, bracket);
+      steps++;
+    }
     if (next == gap) break;
     gap = next;
-    sums = sums_at(gap);
   }
-  const float inverse = sums.s0 > 0 ? 1 / sums.s0 : 0.0f;
+  const float inverse = sum > 0 ? 1 / sum : 0.0f;
   int kept = 0, attended = 0;
-  int64_t last_page = -1;
+  uint32_t last_page = 0xffffffffu;
+#pragma unroll 1
   for (int first = 0; first < count; first += 32) {
     Candidate x = {};
     bool keep = false;
@@ -184,9 +195,8 @@ __device__ __forceinline__ void SolveColumn(const AttentionArgs& args, const Dec
     const unsigned mask = __ballot_sync(kFullWarp, keep);
     const unsigned below = mask & ((1u << lane) - 1);
     // A page's candidates are neighbours: it is counted where it differs from the one before.
-    const int64_t page = x.token / kPageTokens;
-    const int before = below ? 31 - __clz(below) : 0;
-    const int64_t previous = __shfl_sync(kFullWarp, page, before);
+    const uint32_t page = x.token / kPageTokens;
+    const uint32_t previous = __shfl_sync(kFullWarp, page, below ? 31 - __clz(below) : 0);
     attended += __popc(__ballot_sync(kFullWarp, keep && page != (below ? previous : last_page)));
     if (mask) last_page = __shfl_sync(kFullWarp, page, 31 - __clz(mask));
     __syncwarp();
@@ -198,16 +208,17 @@ __device__ __forceinline__ void SolveColumn(const AttentionArgs& args, const Dec
     shared.support[column] = kept;
     shared.attended[column] = attended;
     shared.iterations[column] = steps;
-    shared.residual[column] = fabsf(sums.s0 - 1);
+    shared.residual[column] = fabsf(sum - 1);
   }
 }
 
 // out = sum of weight * value. Warps share the columns evenly.
 template <int kHeadDim>
-__device__ __forceinline__ void Gather(const AttentionArgs& args, const DecodeGroup& group,
-                                       BlockShared& shared, const Candidate* lists, int capacity,
-                                       float* partial) {
+__device__ __forceinline__ void Gather(const AttentionArgs& args, const Block& block) {
   using Lanes = RowLanes<kHeadDim>;
+  const BlockShared& shared = block.shared;
+  const DecodeGroup& group = shared.group;
+  float* partial = reinterpret_cast<float*>(block.lists);
   constexpr int kUnroll = 4;
   const int warp = threadIdx.x >> 5, rank = Lanes::Rank();
   const int columns = group.num_columns == 1 ? 1 : PaddedColumns(group.num_columns);
@@ -215,8 +226,9 @@ __device__ __forceinline__ void Gather(const AttentionArgs& args, const DecodeGr
   const int streams = warps * Lanes::kRows;
   float sum[8] = {};
   if (column < group.num_columns) {
-    const Candidate* list = lists + column * capacity;
+    const Candidate* list = block.merged_list(column);
     const int support = shared.support[column];
+#pragma unroll 1
     for (int e = warp / columns * Lanes::kRows + Lanes::Row(); e < support;
          e += streams * kUnroll) {
       uint4 x[kUnroll];
@@ -248,9 +260,11 @@ __device__ __forceinline__ void Gather(const AttentionArgs& args, const DecodeGr
     for (int i = 0; i < 8; i++) partial[warp * kHeadDim + rank * 8 + i] = sum[i];
   }
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < group.num_columns * kHeadDim; i += kThreads) {
     const int c = i / kHeadDim, d = i % kHeadDim;
     float out = 0;
+#pragma unroll 1
     for (int w = 0; w < warps; w++) out += partial[(w * columns + c) * kHeadDim + d];
     args.out[group.row * args.out_stride + static_cast<int64_t>(group.head[c]) * kHeadDim + d] =
         __float2bfloat16(out);
@@ -259,10 +273,10 @@ __device__ __forceinline__ void Gather(const AttentionArgs& args, const DecodeGr
 
 // What does not depend on the rows' outcome, and the outcomes of rows merged here.
 template <int kHeadDim, bool kShadow>
-__device__ __forceinline__ void CountSearch(const Params& p, const DecodeGroup& group,
+__device__ __noinline__ void CountSearch(const Params& p, const DecodeGroup& group,
                                             const BlockShared& shared, int64_t rescored,
                                             bool wide) {
-  if (p.args.stats == nullptr || threadIdx.x >= 32) return;
+  if (threadIdx.x >= 32) return;
   const Slot* slots = p.slots + group.first_slot;
   int pages = 0, keys = 0;
   for (int i = threadIdx.x; i < group.num_pieces; i += 32) {
@@ -285,6 +299,7 @@ __device__ __forceinline__ void CountSearch(const Params& p, const DecodeGroup& 
                       (kShadow ? kHeadDim + static_cast<int>(sizeof(ShadowScale)) : 2 * kHeadDim) +
                   rescored * 2 * kHeadDim;
   if (!wide) {
+#pragma unroll 1
     for (int c = 0; c < group.num_columns; c++) {
       bytes += int64_t{shared.support[c]} * 2 * kHeadDim;
       CountRow(stats, shared.support[c], shared.attended[c], shared.iterations[c],
@@ -298,53 +313,53 @@ template <int kHeadDim, bool kShadow>
 __device__ __forceinline__ void MergeSearch(const Params& p, int group_index, Block& block) {
   BlockShared& shared = block.shared;
   const DecodeGroup& group = shared.group;
-  const AttentionArgs& args = p.args;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int padded = PaddedColumns(group.num_columns);
-  const int capacity = min(2048, p.stage_bytes / (padded * static_cast<int>(sizeof(Candidate))));
-  Candidate* lists = reinterpret_cast<Candidate*>(block.stages);
-  Candidate* list = lists + warp * capacity;
+  Candidate* list = block.merged_list(warp);
   const bool mine = warp < group.num_columns;
   int count = 0;
   float floor = 0;
-  if (threadIdx.x == 0) shared.wide = 0;
-  __syncthreads();
   if (mine) {
-    const bool fits =
-        Collect(p.slots + group.first_slot, group.num_pieces, warp, kSlotEntries / padded,
-                shared.prefix[warp], list, capacity, count, floor);
-    if (!fits && lane == 0) shared.wide = 1;
+    if (group.num_pieces == 1) {
+      count = shared.merged[warp];
+      floor = shared.merged_floor[warp];
+    } else {
+      const bool fits = Collect(p.slots + group.first_slot, group.num_pieces, warp,
+                                kSlotEntries / PaddedColumns(group.num_columns),
+                                shared.prefix[warp], list, block.list_capacity, count, floor);
+      if (!fits) count = -1;
+    }
   }
-  __syncthreads();
-  const bool wide = shared.wide != 0;
+  const bool wide = __syncthreads_or(count < 0) != 0;
   if (threadIdx.x == 0) {  // other blocks wait for this, not for the output
     if (wide) {
       WideFlags(p)[group_index] = 1;
       atomicAdd(&p.header->num_wide, 1u);
+      __threadfence();
     }
-    __threadfence();
     atomicAdd(&p.header->decided, 1u);
   }
   if (wide) {
-    CountSearch<kHeadDim, kShadow>(p, group, shared, 0, true);
+    if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, 0, true);
     return;
   }
   int64_t rescored = 0;
   if constexpr (kShadow) {
     if (mine) {
-      const float alpha = args.heads[group.head[warp]].alpha;
-      RaiseAndCompact<32>(list, count, floor, alpha, 4);
+      if (group.num_pieces > 1) {
+        count = RaiseList(list, count, floor, shared.alpha[warp], 4).count;
+      }
       if (lane == 0) shared.merged[warp] = count;
     }
     __syncthreads();
+#pragma unroll 1
     for (int c = 0; c < group.num_columns; c++) rescored += shared.merged[c];
-    Rescore<kHeadDim>(args, group, shared, lists, capacity);
+    Rescore<kHeadDim>(p.args, block);
     __syncthreads();
   }
-  if (mine) SolveColumn(args, group, warp, shared, list, count);
+  if (mine) SolveColumn(warp, shared, list, count);
   __syncthreads();
-  Gather<kHeadDim>(args, group, shared, lists, capacity, reinterpret_cast<float*>(block.lists));
-  CountSearch<kHeadDim, kShadow>(p, group, shared, rescored, false);
+  Gather<kHeadDim>(p.args, block);
+  if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, rescored, false);
 }
 
 }  // namespace tauserve::cuda::decode

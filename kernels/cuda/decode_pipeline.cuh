@@ -42,6 +42,20 @@ __device__ __forceinline__ void WaitBarrier(uint64_t* barrier, int parity) {
   }
 }
 
+// Asks for memory to be brought to the L2 cache; `bytes` is a multiple of 16. By a whole warp.
+__device__ __forceinline__ void Prefetch(const void* from, int bytes) {
+  const int lane = threadIdx.x & 31;
+#if __CUDA_ARCH__ >= 900
+  if (lane == 0) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+  }
+#else
+  for (int at = lane * 128; at < bytes; at += 32 * 128) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + at));
+  }
+#endif
+}
+
 // Copies one tile; called by the whole warp after every lane is done with the stage.
 template <typename Shape>
 __device__ __forceinline__ void CopyTile(char* stage, uint64_t* barrier, const char* keys,
@@ -105,26 +119,33 @@ struct WarpStages {
   int in_flight = 0;
 };
 
-// Walks pages last, last - 8, last - 16, ... of a piece and keeps the stages filled.
+// Walks pages of a sequence from the newest on and keeps the stages filled.
 template <int kHeadDim, bool kShadow>
 class TileStream {
  public:
   using Shape = Tile<kHeadDim, kShadow>;
 
   __device__ __forceinline__ TileStream(const AttentionArgs& args, const DecodeGroup& group,
-                                        int last_page, int stride, int num_pages,
                                         WarpStages& stages)
       : args_(args),
         table_(args.page_table + group.page_table),
         kv_head_(group.kv_head),
-        last_page_(last_page),
-        stride_(stride),
-        num_pages_(num_pages),
         stages_(stages) {}
+
+  // Pages last_page, last_page - stride, ...: num_pages of them. Only when nothing is in flight.
+  __device__ __forceinline__ void Start(int last_page, int stride, int num_pages) {
+    last_page_ = last_page;
+    stride_ = stride;
+    num_pages_ = num_pages;
+    next_ = 0;
+    batch_ = 0;
+    sub_tile_ = Shape::kPerPage;
+  }
 
   // Starts copies while there are tiles and free stages. `keep(page, page_id)` tells whether a page has to be read.
   template <typename Keep>
   __device__ __forceinline__ void Fill(Keep keep) {
+#pragma unroll 1
     while (stages_.in_flight < stages_.num_stages && NextTile(keep)) {
       const int s = stages_.copy_stage;
       const int64_t page =
@@ -163,13 +184,12 @@ class TileStream {
     }
   }
 
-  __device__ __forceinline__ int pages_read() const { return pages_read_; }
-
  private:
   template <typename Keep>
   __device__ __forceinline__ bool NextTile(Keep keep) {
-    if (page_id_ >= 0 && sub_tile_ < Shape::kPerPage) return true;
+    if (sub_tile_ < Shape::kPerPage) return true;
     const int lane = threadIdx.x & 31;
+#pragma unroll 1
     while (batch_ == 0) {
       if (next_ >= num_pages_) return false;
       const int index = next_ + lane, page = last_page_ - index * stride_;
@@ -183,16 +203,15 @@ class TileStream {
     page_ = last_page_ - (batch_first_ + bit) * stride_;
     page_id_ = __shfl_sync(kFullWarp, batch_ids_, bit);
     sub_tile_ = 0;
-    pages_read_++;
     return true;
   }
 
   const AttentionArgs& args_;
   const int32_t* table_;
   int kv_head_;
-  int last_page_;
-  int stride_;
-  int num_pages_;
+  int last_page_ = 0;
+  int stride_ = 0;
+  int num_pages_ = 0;
   WarpStages& stages_;
   unsigned batch_ = 0;  // pages of the batch still to be read
   int batch_ids_ = -1;  // a lane's page
@@ -201,7 +220,6 @@ class TileStream {
   int page_ = 0;
   int page_id_ = -1;
   int sub_tile_ = 0;
-  int pages_read_ = 0;
 };
 
 }  // namespace tauserve::cuda::decode

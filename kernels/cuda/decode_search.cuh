@@ -8,17 +8,6 @@
 
 namespace tauserve::cuda::decode {
 
-struct RaisedList {
-  int count;
-  float floor;
-};
-
-// Not inlined, and by value: the search's state stays in registers.
-__device__ __noinline__ RaisedList RaiseList(Candidate* list, int count, float floor, float alpha) {
-  RaiseAndCompact<8>(list, count, floor, alpha, 3);
-  return {count, floor};
-}
-
 // A warp's search for the thread's two columns, 2 (lane % 4) and the next.
 template <int kHeadDim, bool kShadow>
 class WarpSearch {
@@ -29,8 +18,9 @@ class WarpSearch {
 
   __device__ __forceinline__ WarpSearch(const AttentionArgs& args, const DecodeGroup& group,
                                         Candidate* lists)
-      : group_(group), capacity_(kWarpEntries / PaddedColumns(group.num_columns)) {
+      : group_(group), lists_(lists), padded_(PaddedColumns(group.num_columns)) {
     const int t = threadIdx.x & 3;
+    capacity_ = min(kMaxListEntries, kWarpEntries / padded_);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int column = 2 * t + c;
@@ -81,15 +71,9 @@ class WarpSearch {
     if (__any_sync(kFullWarp, any)) Push(s, first, label);
   }
 
-  // At the end of the piece: long lists are worth a raise.
-  __device__ __forceinline__ void Finish() {
-    if (__any_sync(kFullWarp, count_[0] > 24 || count_[1] > 24)) Raise();
-  }
-
   __device__ __forceinline__ float floor(int c) const { return floor_[c]; }
   __device__ __forceinline__ int count(int c) const { return count_[c]; }
-  __device__ __forceinline__ bool wide(int c) const { return wide_[c]; }
-  __device__ __forceinline__ const Candidate* list(int c) const { return list_[c]; }
+  __device__ __forceinline__ int capacity() const { return capacity_; }
   __device__ __forceinline__ float norm(int c) const { return queries_.norm[c]; }
   __device__ __forceinline__ float slope(int c) const { return columns_[c].slope; }
 
@@ -98,7 +82,7 @@ class WarpSearch {
     return columns_[c].slope * static_cast<float>(key - group_.position);
   }
 
-  // The first tile's floor: its maximum, then two Newton steps where powers are cheap.
+  // The first tile's floor: its maximum less 1. Newton steps follow when lists fill and at the end.
   __device__ __forceinline__ void FirstFloor(const Scores& s) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
@@ -108,32 +92,8 @@ class WarpSearch {
         max = fmaxf(max, fmaxf(s.Lower(m, c), s.Lower(m, c + 2)));
       }
       max = Group::Max(max);
-      const bool seen = max > -kInfinity && floor_[c] < kInfinity;
-      float t = seen ? fmaxf(floor_[c], FloorOfMax(max)) : 0;
-      const entmax::WeightFunction w = entmax::MakeWeightFunction(alpha_[c]);
-#pragma unroll
-      for (int step = 0; step < 2; step++) {
-        entmax::PowerSums sums;
-        if (w.form != entmax::Form::kGeneral) {
-#pragma unroll
-          for (int m = 0; m < Shape::kBlocks; m++) {
-            Add(w.form, s.Lower(m, c) - t, sums);
-            Add(w.form, s.Lower(m, c + 2) - t, sums);
-          }
-        }
-        sums.s0 = Group::Sum(sums.s0);
-        sums.s1 = Group::Sum(sums.s1);
-        if (w.form != entmax::Form::kGeneral) t = RaisedFloor(w, sums, max, t);
-      }
-      if (seen) floor_[c] = t;
+      if (max > -kInfinity) floor_[c] = fmaxf(floor_[c], FloorOfMax(max));
     }
-  }
-
-  __device__ static __forceinline__ void Add(entmax::Form form, float z, entmax::PowerSums& sums) {
-    z = fmaxf(z, 0.0f);
-    const bool square = form == entmax::Form::kSquare;
-    sums.s0 += square ? z * z : z;
-    sums.s1 += square ? z : (z > 0 ? 1.0f : 0.0f);
   }
 
   __device__ __forceinline__ void Hits(const Scores& s, int (&hits)[2]) const {
@@ -147,12 +107,27 @@ class WarpSearch {
     hits[1] = Group::Sum(hits[1]);
   }
 
+  // The lanes of RaiseLists() and those of the search hold different columns.
   __device__ __forceinline__ void Raise() {
+    const int lanes = 32 / padded_, column = (threadIdx.x & 31) / lanes;
+    auto of_column = [&](auto x0, auto x1) {
+      x0 = __shfl_sync(kFullWarp, x0, column / 2);
+      x1 = __shfl_sync(kFullWarp, x1, column / 2);
+      return column % 2 ? x1 : x0;
+    };
+    const RaisedList raised = RaiseLists(
+        lists_, padded_, capacity_, of_column(count_[0], count_[1]),
+        of_column(floor_[0], floor_[1]), of_column(alpha_[0], alpha_[1]));
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-      const RaisedList raised = RaiseList(list_[c], count_[c], floor_[c], alpha_[c]);
-      count_[c] = raised.count;
-      floor_[c] = raised.floor;
+      const int mine = 2 * (threadIdx.x & 3) + c;
+      const int from = mine * lanes & 31;
+      const int count = __shfl_sync(kFullWarp, raised.count, from);
+      const float floor = __shfl_sync(kFullWarp, raised.floor, from);
+      if (mine < padded_) {
+        count_[c] = count;
+        floor_[c] = floor;
+      }
     }
   }
 
@@ -166,8 +141,7 @@ class WarpSearch {
 #pragma unroll
       for (int c = 0; c < 2; c++) {
         if (count_[c] + hits[c] > capacity_) {
-          wide_[c] = true;
-          floor_[c] = kInfinity;
+          floor_[c] = kInfinity;  // marks the column as wide
           count_[c] = 0;
         }
       }
@@ -193,79 +167,80 @@ class WarpSearch {
   }
 
   const DecodeGroup& group_;
+  Candidate* lists_;
+  int padded_;  // columns
   int capacity_;
   Column columns_[2];
   Queries<kHeadDim, kShadow> queries_;
   float alpha_[2];
   float floor_[2];
   int count_[2] = {0, 0};
-  bool wide_[2] = {false, false};
   Candidate* list_[2];
 };
 
-// Hands the block's candidates above its best floor to the piece's slot.
-template <typename Search>
-__device__ __forceinline__ void WriteSlot(const Search& search, const DecodeGroup& group,
-                                          Block& block, Slot& slot) {
-  using Group = LaneGroup<8>;
+// Warp `column` merges its column's candidates of all warps above the block's best floor, raises the floor, and leaves
+// them in the merged list and, where the group has more pieces, in the piece's slot.
+__device__ __forceinline__ void MergeBlock(const DecodeGroup& group, Block& block, int capacity,
+                                           Slot* slot) {
+  using Warp = LaneGroup<32>;
   BlockShared& shared = block.shared;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
-  if (g == 0) {
+  const int column = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  if (column >= group.num_columns) return;
+  float floor = lane < kWarps ? shared.floor[lane][column] : -kInfinity;
+  int end = lane < kWarps ? shared.count[lane][column] : 0;  // of the warp's candidates, in a row
 #pragma unroll
-    for (int c = 0; c < 2; c++) shared.floor[warp][2 * t + c] = search.floor(c);
+  for (int o = 1; o < kWarps; o <<= 1) {
+    const int below = __shfl_up_sync(kFullWarp, end, o);
+    if (lane >= o) end += below;
   }
-  __syncthreads();
-  float floor[2];
-  int kept[2];
+  floor = Warp::Max(floor);
+  const int total = __shfl_sync(kFullWarp, end, kWarps - 1);
+  bool wide = floor == kInfinity;
+  Candidate* list = block.merged_list(column);
+  int count = 0;
+#pragma unroll 1
+  for (int first = 0; first < total && !wide; first += 32) {
+    const int e = first + lane;
+    int warp = 0, begin = 0;
 #pragma unroll
-  for (int c = 0; c < 2; c++) {
-    floor[c] = -kInfinity;
-    for (int w = 0; w < kWarps; w++) floor[c] = fmaxf(floor[c], shared.floor[w][2 * t + c]);
-    int n = 0;  // a wide column's floor is infinite: it keeps nothing
-    for (int e = g; e < search.count(c); e += 8) n += search.list(c)[e].upper > floor[c];
-    kept[c] = Group::Sum(n);
-    if (g == 0) shared.count[warp][2 * t + c] = kept[c];
-  }
-  __syncthreads();
-  const int capacity = kSlotEntries / PaddedColumns(group.num_columns);
-#pragma unroll
-  for (int c = 0; c < 2; c++) {
-    const int column = 2 * t + c;
-    int before = 0, all = 0;
-    for (int w = 0; w < kWarps; w++) {
-      if (w == warp) before = all;
-      all += shared.count[w][column];
-    }
-    const bool live = column < group.num_columns;
-    const bool wide = floor[c] == kInfinity || all > capacity;
-    const int n = live && !wide ? search.count(c) : 0;
-    const int most = __reduce_max_sync(kFullWarp, n);
-    for (int e = g; e - g < most; e += 8) {
-      Candidate x;
-      x.upper = -kInfinity;
-      if (e < n) x = search.list(c)[e];
-      const bool keep = x.upper > floor[c];
-      int total;
-      const int at = before + Group::Place(keep, total);
-      if (keep) {
-        __stcg(reinterpret_cast<uint4*>(&slot.entries[column * capacity + at]),
-               *reinterpret_cast<const uint4*>(&x));
+    for (int w = 0; w < kWarps - 1; w++) {
+      const int last = __shfl_sync(kFullWarp, end, w);
+      if (e >= last) {
+        warp = w + 1;
+        begin = last;
       }
-      before += total;
     }
-    if (warp == 0 && g == 0 && live) {
-      __stcg(&slot.count[column], wide ? -1 : all);
-      __stcg(&slot.floor[column], floor[c]);
+    Candidate x;
+    x.upper = -kInfinity;
+    if (e < total) x = block.lists[warp * kWarpEntries + column * capacity + e - begin];
+    const bool keep = x.upper > floor;
+    int kept;
+    const int at = count + Warp::Place(keep, kept);
+    wide = count + kept > block.list_capacity;
+    if (keep && !wide) list[at] = x;
+    count += kept;
+  }
+  __syncwarp();
+  if (!wide) {
+    const RaisedList raised = RaiseList(list, count, floor, shared.alpha[column], 3);
+    count = raised.count;
+    floor = raised.floor;
+  }
+  if (slot != nullptr) {
+    const int room = kSlotEntries / PaddedColumns(group.num_columns);
+    wide |= count > room;
+    Candidate* out = slot->entries + column * room;
+#pragma unroll 1
+    for (int e = lane; e < count && !wide; e += 32) {
+      __stcg(reinterpret_cast<uint4*>(out + e), *reinterpret_cast<const uint4*>(list + e));
     }
   }
-  if (threadIdx.x == 0) {
-    int pages = 0, keys = 0;
-    for (int w = 0; w < kWarps; w++) {
-      pages += shared.pages_read[w];
-      keys += shared.keys_scored[w];
-    }
-    __stcg(&slot.pages_read, pages);
-    __stcg(&slot.keys_scored, keys);
+  if (lane != 0) return;
+  shared.merged[column] = wide ? -1 : count;
+  shared.merged_floor[column] = floor;
+  if (slot != nullptr) {
+    __stcg(&slot->count[column], wide ? -1 : count);
+    __stcg(&slot->floor[column], floor);
   }
 }
 
@@ -283,30 +258,18 @@ __device__ __forceinline__ void SearchPiece(const Params& p, const DecodePiece& 
   const int newest = (group.end_key - 1) / kPageTokens;
   const int last = piece.end_page - 1 - warp;
   const int pages = last < piece.first_page ? 0 : (last - piece.first_page) / kWarps + 1;
-  auto all = [](int, int) { return true; };
-  TileStream<kHeadDim, kShadow> stream(args, group, last, kWarps, pages, stages);
-  if (!test) stream.Fill(all);  // on their way while the queries are prepared
-  WarpSearch<kHeadDim, kShadow> search(args, group, block.lists + warp * kWarpEntries);
-  const char* tile;
-  TileLabel label;
-  int keys = 0;
-  if (test && pages > 0) {
-    TileStream<kHeadDim, kShadow> prime(args, group, newest, 1, 1, stages);
-    prime.Fill(all);
-    while (prime.Wait(tile, label)) {
-      search.Consume(tile, label, true);
-      prime.Release();
-      prime.Fill(all);
-    }
-  }
-  // No key of the page can lie above a column's floor: |mul q| |k| + slope * distance <= floor.
+  bool prime = test && pages > 0;
+  TileStream<kHeadDim, kShadow> stream(args, group, stages);
+  // Whether a key of the page may lie above a column's floor: |mul q| |k| + slope * distance > floor.
   auto keep = [&](int page, int page_id) {
-    if (!test) return true;
+    if (!test || prime) return true;
     const float norm = __ldg(args.page_key_norms +
                              static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head);
-    const float nearest = static_cast<float>(
-        min(page * kPageTokens + kPageTokens - 1, group.end_key - 1) - group.position);
+    const float nearest =
+        static_cast<float>(min(page * kPageTokens + kPageTokens - 1, group.end_key - 1) -
+                           group.position);
     bool above = false;
+#pragma unroll 1
     for (int c = 0; c < group.num_columns; c++) {
       const float bound =
           shared.bound[warp][1][c] * norm * 1.0001f + shared.bound[warp][2][c] * nearest;
@@ -314,13 +277,37 @@ __device__ __forceinline__ void SearchPiece(const Params& p, const DecodePiece& 
     }
     return above;
   };
-  auto fill = [&] {
+  if (prime) {
+    stream.Start(newest, 1, 1);
+  } else {
+    stream.Start(last, kWarps, pages);
+  }
+  stream.Fill(keep);  // on their way while the queries are prepared
+  WarpSearch<kHeadDim, kShadow> search(args, group, block.lists + warp * kWarpEntries);
+  const char* tile;
+  TileLabel label;
+  int keys = 0, pages_read = 0;
+#pragma unroll 1
+  for (;;) {
+    if (stream.Wait(tile, label)) {
+      search.Consume(tile, label, prime);
+      if (!prime && label.sub_tile == 0) {
+        pages_read++;
+        keys += VisibleKeys(group, label.page);
+      }
+      stream.Release();
+    } else if (prime) {
+      prime = false;
+      stream.Start(last, kWarps, pages);
+    } else {
+      break;
+    }
     if (test) {
       __syncwarp();
       if (g == 0) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-          shared.bound[warp][0][2 * t + c] = search.wide(c) ? kInfinity : search.floor(c);
+          shared.bound[warp][0][2 * t + c] = search.floor(c);
           shared.bound[warp][1][2 * t + c] = search.norm(c);
           shared.bound[warp][2][2 * t + c] = search.slope(c);
         }
@@ -328,20 +315,31 @@ __device__ __forceinline__ void SearchPiece(const Params& p, const DecodePiece& 
       __syncwarp();
     }
     stream.Fill(keep);
-  };
-  if (test) fill();
-  while (stream.Wait(tile, label)) {
-    search.Consume(tile, label, false);
-    if (label.sub_tile == 0) keys += VisibleKeys(group, label.page);
-    stream.Release();
-    fill();
   }
-  search.Finish();
+  if (g == 0) {
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      shared.floor[warp][2 * t + c] = search.floor(c);
+      shared.count[warp][2 * t + c] = search.count(c);
+    }
+  }
   if (lane == 0) {
-    shared.pages_read[warp] = stream.pages_read();
+    shared.pages_read[warp] = pages_read;
     shared.keys_scored[warp] = keys;
   }
-  WriteSlot(search, group, block, p.slots[group.first_slot + piece.index]);
+  __syncthreads();
+  Slot& slot = p.slots[group.first_slot + piece.index];
+  MergeBlock(group, block, search.capacity(), group.num_pieces > 1 ? &slot : nullptr);
+  if (threadIdx.x == kThreads - 1 && args.stats != nullptr) {
+    int all_pages = 0, all_keys = 0;
+#pragma unroll 1
+    for (int w = 0; w < kWarps; w++) {
+      all_pages += shared.pages_read[w];
+      all_keys += shared.keys_scored[w];
+    }
+    __stcg(&slot.pages_read, all_pages);
+    __stcg(&slot.keys_scored, all_keys);
+  }
 }
 
 }  // namespace tauserve::cuda::decode
