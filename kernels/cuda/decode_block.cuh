@@ -41,7 +41,7 @@ struct BlockShared {
   float residual[kDecodeColumns];
   float reduce[kWarps][4];
   int flag;
-  int wide;
+  int left;  // 1: this block is counted as done
 };
 
 inline constexpr int kListBytes = kWarps * kWarpEntries * static_cast<int>(sizeof(Candidate));
@@ -65,12 +65,16 @@ __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
   return v;
 }
 
-__device__ __forceinline__ uint32_t* Arrived(const Params& p) {
-  return reinterpret_cast<uint32_t*>(reinterpret_cast<char*>(p.header) + p.header->counters_offset);
+__device__ __forceinline__ uint64_t LoadAcquire(const uint64_t* p) {
+  uint64_t v;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
 }
-__device__ __forceinline__ uint32_t* WideFlags(const Params& p) {
-  return Arrived(p) + p.header->num_groups;
+
+__device__ __forceinline__ DecodeCounters* Counters(const Params& p, uint32_t offset) {
+  return reinterpret_cast<DecodeCounters*>(reinterpret_cast<char*>(p.header) + offset);
 }
+
 __device__ __forceinline__ const DecodeGroup* Groups(const Params& p) {
   return reinterpret_cast<const DecodeGroup*>(reinterpret_cast<const char*>(p.header) +
                                               p.header->groups_offset);
@@ -79,6 +83,26 @@ __device__ __forceinline__ const DecodeGroup* Groups(const Params& p) {
 __device__ __forceinline__ int FirstPage(const DecodeGroup& g) { return g.first_key / kPageTokens; }
 __device__ __forceinline__ int NumPages(const DecodeGroup& g) {
   return (g.end_key + kPageTokens - 1) / kPageTokens - FirstPage(g);
+}
+
+// Search groups decided on, all of them, and how many of them are wide.
+__device__ __forceinline__ bool AllDecided(uint64_t progress, int searches) {
+  return static_cast<uint32_t>(progress) == static_cast<uint32_t>(searches);
+}
+__device__ __forceinline__ uint32_t NumWide(uint64_t progress) {
+  return static_cast<uint32_t>(progress >> 32);
+}
+
+// Counts the block as one that won't look at the counters again; the last one sets them back. By one thread.
+__device__ __forceinline__ void LeaveLaunch(const Params& p, bool wide) {
+  DecodeHeader* header = p.header;
+  if (atomicInc(&header->exited, gridDim.x - 1) != gridDim.x - 1) return;
+  header->progress = 0;
+  header->barrier = 0;
+  if (!wide) return;
+  for (int i = 0; i < header->num_groups; i++) {
+    Counters(p, header->counters_offset)[i].wide = 0;
+  }
 }
 
 // Keys of a page that the group's query sees.
@@ -107,7 +131,7 @@ __device__ __forceinline__ int SupportBucket(int support) {
 
 // One row of an entmax column.
 __device__ __noinline__ void CountRow(AttentionStats* stats, int support, int attended,
-                                         int iterations, float residual) {
+                                      int iterations, float residual) {
   AddTo(&stats->support, support);
   AddTo(&stats->entmax_support, support);
   AddTo(&stats->blocks_attended, attended);

@@ -58,14 +58,24 @@ struct LaneGroup {
     return x;
   }
   __device__ static __forceinline__ int Sum(int x) {
+    if constexpr (kLanes == 32) {
+      return __reduce_add_sync(kFullWarp, x);
+    } else {
 #pragma unroll
-    for (int o = kFirstOffset; o < 32; o <<= 1) x += __shfl_xor_sync(kFullWarp, x, o);
-    return x;
+      for (int o = kFirstOffset; o < 32; o <<= 1) x += __shfl_xor_sync(kFullWarp, x, o);
+      return x;
+    }
   }
   __device__ static __forceinline__ float Max(float x) {
+    if constexpr (kLanes == 32) {  // in one instruction, on integers ordered as the floats are
+      const int bits = __float_as_int(x);
+      const int most = __reduce_max_sync(kFullWarp, bits < 0 ? bits ^ 0x7fffffff : bits);
+      return __int_as_float(most < 0 ? most ^ 0x7fffffff : most);
+    } else {
 #pragma unroll
-    for (int o = kFirstOffset; o < 32; o <<= 1) x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, o));
-    return x;
+      for (int o = kFirstOffset; o < 32; o <<= 1) x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, o));
+      return x;
+    }
   }
   // This lane's place among the group's lanes with `keep`, and their number.
   __device__ static __forceinline__ int Place(bool keep, int& total) {
@@ -121,7 +131,6 @@ __device__ __noinline__ RaisedList RaiseList(Candidate* list, int count, float f
 #pragma unroll 1
     for (int e = lane; e < count; e += 32) AddPositive(w, list[e].lower - floor, sums);
     sums.s0 = Warp::Sum(sums.s0);
-    if (!(sums.s0 > 1)) break;
     sums.s1 = Warp::Sum(sums.s1);
     floor = RaisedFloor(w, sums, max, floor);
   }

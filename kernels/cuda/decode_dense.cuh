@@ -172,8 +172,7 @@ __device__ __forceinline__ void ReduceValues(const float (&sum)[kDecodeColumns][
 
 // A piece of a softmax group: maximum, sum and weighted values to its slot.
 template <int kHeadDim>
-__device__ __noinline__ void SoftmaxPiece(const Params& p, const DecodePiece& piece,
-                                             Block& block) {
+__device__ __noinline__ void SoftmaxPiece(const Params& p, const DecodePiece& piece, Block& block) {
   const AttentionArgs& args = p.args;
   BlockShared& shared = block.shared;
   const DecodeGroup& group = shared.group;
@@ -185,7 +184,8 @@ __device__ __noinline__ void SoftmaxPiece(const Params& p, const DecodePiece& pi
   float max[2] = {-kInfinity, -kInfinity}, total[2] = {0, 0};
   float sum[kDecodeColumns][8] = {};
   const int32_t* table = args.page_table + group.page_table;
-  int page_id = piece.first_page + warp < piece.end_page ? __ldg(table + piece.first_page + warp) : 0;
+  int page_id =
+      piece.first_page + warp < piece.end_page ? __ldg(table + piece.first_page + warp) : 0;
   int next_id = 0;
 #pragma unroll 1
   for (int page = piece.first_page + warp; page < piece.end_page;

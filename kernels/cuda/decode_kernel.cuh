@@ -17,44 +17,41 @@ __device__ __forceinline__ bool LastToArrive(const Params& p, const DecodePiece&
     __syncthreads();
     return true;
   }
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    uint32_t* arrived = Arrived(p) + piece.group_index;
+    __threadfence();  // for the whole block: its writes came before the barrier
+    uint32_t* arrived = &Counters(p, piece.counters_offset)->arrived;
     const bool last = atomicAdd(arrived, 1u) == static_cast<uint32_t>(pieces - 1);
     if (last) *arrived = 0;
-    shared.flag = last;
     __threadfence();
+    shared.flag = last;
   }
   __syncthreads();
   return shared.flag != 0;
 }
 
-// After a block's pieces: groups that outgrew their lists need every block; then the counters are set back.
+// After a block's pieces: groups that outgrew their lists need every block.
 template <int kHeadDim>
 __device__ __forceinline__ void FinishLaunch(const Params& p, Block& block) {
-  DecodeHeader* header = p.header;
-  const uint32_t searches = static_cast<uint32_t>(header->num_search_groups);
+  BlockShared& shared = block.shared;
+  const int searches = p.header->num_search_groups;
   if (searches == 0) return;
   __syncthreads();
+  if (shared.left) return;
   if (threadIdx.x == 0) {
-    while (LoadAcquire(&header->decided) < searches) {
-    }
-    block.shared.flag = __ldcg(&header->num_wide) != 0;
+    uint64_t progress;
+    do {
+      progress = LoadAcquire(&p.header->progress);
+    } while (!AllDecided(progress, searches));
+    shared.flag = NumWide(progress) > 0;
   }
   __syncthreads();
-  const bool wide = block.shared.flag != 0;
-  if (wide) FinishWideGroups<kHeadDim>(p, block);
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  __threadfence();
-  if (atomicInc(&header->exited, gridDim.x - 1) != gridDim.x - 1) return;
-  header->decided = 0;
-  header->num_wide = 0;
-  header->barrier = 0;
+  const bool wide = shared.flag != 0;
   if (wide) {
-    for (int i = 0; i < header->num_groups; i++) WideFlags(p)[i] = 0;
+    FinishWideGroups<kHeadDim>(p, block);
+    __syncthreads();
   }
+  if (threadIdx.x == 0) LeaveLaunch(p, wide);
 }
 
 template <int kHeadDim, bool kShadow>
@@ -68,7 +65,9 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
   const int warp = threadIdx.x >> 5;
   WarpStages stages{block.stages + warp * p.num_stages * Shape::kBytes, shared.barrier[warp],
                     shared.label[warp], p.num_stages};
+  if (threadIdx.x == 0) shared.left = 0;
   if ((threadIdx.x & 31) == 0) {
+#pragma unroll 1
     for (int s = 0; s < p.num_stages; s++) InitBarrier(&shared.barrier[warp][s]);
   }
   for (int at = blockIdx.x; at >= 0;) {
@@ -95,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
       }
       SearchPiece<kHeadDim, kShadow>(p, piece, block, stages);
       if (LastToArrive(p, piece, shared)) {
-        MergeSearch<kHeadDim, kShadow>(p, piece.group_index, block);
+        MergeSearch<kHeadDim, kShadow>(p, piece, block);
       }
     }
   }

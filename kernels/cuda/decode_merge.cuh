@@ -113,35 +113,46 @@ __device__ __forceinline__ void Rescore(const AttentionArgs& args, const Block& 
 #pragma unroll 1
   for (int c = 0; c < group.num_columns; c++) total += shared.merged[c];
   const int rank = Lanes::Rank();
-#pragma unroll 2
-  for (int first = (threadIdx.x >> 5) * Lanes::kRows; first < total;
-       first += kWarps * Lanes::kRows) {
-    const int task = first + Lanes::Row();
-    int column = 0, e = min(task, total - 1);
-    while (e >= shared.merged[column]) e -= shared.merged[column++];
-    Candidate* candidate = block.merged_list(column) + e;
-    float sum = 0;
-    if (Lanes::Active()) {
-      const uint4 q =
-          __ldg(reinterpret_cast<const uint4*>(QueryOf(args, group, column) + rank * 8));
-      const int64_t row = RowOffset<kHeadDim>(args, group.kv_head, candidate->token);
-      const uint4 k = LoadStreaming(args.keys + row + rank * 8);
-      sum = Dot8(q, k);
+  constexpr int kUnroll = 4;  // rows in flight
+  constexpr int kStride = kWarps * Lanes::kRows;
+#pragma unroll 1
+  for (int first = (threadIdx.x >> 5) * Lanes::kRows + Lanes::Row(); first - Lanes::Row() < total;
+       first += kStride * kUnroll) {
+    Candidate* candidate[kUnroll];
+    uint4 q[kUnroll], k[kUnroll];
+    float mul[kUnroll];
+#pragma unroll
+    for (int i = 0; i < kUnroll; i++) {
+      int column = 0, e = first + i * kStride;
+      candidate[i] = nullptr;
+      q[i] = k[i] = make_uint4(0, 0, 0, 0);
+      if (e >= total) continue;
+#pragma unroll 1
+      while (e >= shared.merged[column]) e -= shared.merged[column++];
+      candidate[i] = block.merged_list(column) + e;
+      mul[i] = shared.mul[column];
+      if (Lanes::Active()) {
+        q[i] = __ldg(reinterpret_cast<const uint4*>(QueryOf(args, group, column) + rank * 8));
+        k[i] = LoadStreaming(
+            args.keys + RowOffset<kHeadDim>(args, group.kv_head, candidate[i]->token) + rank * 8);
+      }
     }
 #pragma unroll
-    for (int o = Lanes::kLanes / 2; o > 0; o >>= 1) sum += __shfl_xor_sync(kFullWarp, sum, o);
-    if (rank == 0 && task < total) {
-      const float exact = shared.mul[column] * sum + candidate->bias;
-      candidate->upper = exact;
-      candidate->lower = exact;
+    for (int i = 0; i < kUnroll; i++) {
+      float sum = Dot8(q[i], k[i]);
+#pragma unroll
+      for (int o = Lanes::kLanes / 2; o > 0; o >>= 1) sum += __shfl_xor_sync(kFullWarp, sum, o);
+      if (rank == 0 && candidate[i] != nullptr) {
+        candidate[i]->upper = candidate[i]->lower = mul[i] * sum + candidate[i]->bias;
+      }
     }
   }
 }
 
-// Tau of exact scores in `upper`, by one warp: Newton steps on the norm from gap 1, then guarded steps. Weights that sum
+// Tau of exact scores in `upper`, by one warp: Newton steps on the norm from a floor, then guarded steps. Weights that sum
 // to 1 go to `lower`; what has none is dropped.
 __device__ __forceinline__ void SolveColumn(int column, BlockShared& shared, Candidate* list,
-                                            int count) {
+                                            int count, float floor) {
   using Warp = LaneGroup<32>;
   constexpr int kNormSteps = 3;
   const int lane = threadIdx.x & 31;
@@ -152,7 +163,8 @@ __device__ __forceinline__ void SolveColumn(int column, BlockShared& shared, Can
   max = Warp::Max(max);
   entmax::Bracket bracket = entmax::WidestBracket(w, count > 0 ? count : 1);
   const float tolerance = w.form == entmax::Form::kGeneral ? 1e-5f : entmax::kResidualTolerance;
-  float gap = 1, sum = 0;
+  // A proven floor of tau is a better start. Rounding is paid for where floors are made.
+  float gap = floor < max ? fminf(max - floor, 1.0f) : 1.0f, sum = 0;
   int steps = 0;
   bool by_norm = true;
 #pragma unroll 1
@@ -274,8 +286,7 @@ __device__ __forceinline__ void Gather(const AttentionArgs& args, const Block& b
 // What does not depend on the rows' outcome, and the outcomes of rows merged here.
 template <int kHeadDim, bool kShadow>
 __device__ __noinline__ void CountSearch(const Params& p, const DecodeGroup& group,
-                                            const BlockShared& shared, int64_t rescored,
-                                            bool wide) {
+                                         const BlockShared& shared, int64_t rescored, bool wide) {
   if (threadIdx.x >= 32) return;
   const Slot* slots = p.slots + group.first_slot;
   int pages = 0, keys = 0;
@@ -309,8 +320,32 @@ __device__ __noinline__ void CountSearch(const Params& p, const DecodeGroup& gro
   AddTo(&stats->kv_bytes_read, bytes);
 }
 
+// Tells the other blocks that the group's candidates are merged: they wait for this, not for its output. By one thread;
+// where it is `idle` otherwise it stays to see the launch decided, which saves the block that wait at its end.
+__device__ __forceinline__ void Decide(const Params& p, const DecodePiece& piece,
+                                       BlockShared& shared, bool wide, bool idle) {
+  constexpr int kPatience = 4;
+  unsigned long long* counter = reinterpret_cast<unsigned long long*>(&p.header->progress);
+  const int searches = p.header->num_search_groups;
+  uint64_t step = 1;
+  if (wide) {
+    Counters(p, piece.counters_offset)->wide = 1;
+    __threadfence();
+    step += uint64_t{1} << 32;
+  }
+  uint64_t progress = atomicAdd(counter, step) + step;
+  if (piece.next >= 0) return;
+  for (int i = 0; i < kPatience && idle && !AllDecided(progress, searches); i++) {
+    progress = LoadAcquire(&p.header->progress);
+  }
+  if (!AllDecided(progress, searches) || NumWide(progress) > 0) return;
+  LeaveLaunch(p, false);
+  shared.left = 1;
+}
+
 template <int kHeadDim, bool kShadow>
-__device__ __forceinline__ void MergeSearch(const Params& p, int group_index, Block& block) {
+__device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& piece,
+                                            Block& block) {
   BlockShared& shared = block.shared;
   const DecodeGroup& group = shared.group;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -330,14 +365,7 @@ __device__ __forceinline__ void MergeSearch(const Params& p, int group_index, Bl
     }
   }
   const bool wide = __syncthreads_or(count < 0) != 0;
-  if (threadIdx.x == 0) {  // other blocks wait for this, not for the output
-    if (wide) {
-      WideFlags(p)[group_index] = 1;
-      atomicAdd(&p.header->num_wide, 1u);
-      __threadfence();
-    }
-    atomicAdd(&p.header->decided, 1u);
-  }
+  if (threadIdx.x == kThreads - 32) Decide(p, piece, shared, wide, !mine);
   if (wide) {
     if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, 0, true);
     return;
@@ -346,7 +374,9 @@ __device__ __forceinline__ void MergeSearch(const Params& p, int group_index, Bl
   if constexpr (kShadow) {
     if (mine) {
       if (group.num_pieces > 1) {
-        count = RaiseList(list, count, floor, shared.alpha[warp], 4).count;
+        const RaisedList raised = RaiseList(list, count, floor, shared.alpha[warp], 3);
+        count = raised.count;
+        floor = raised.floor;
       }
       if (lane == 0) shared.merged[warp] = count;
     }
@@ -356,7 +386,7 @@ __device__ __forceinline__ void MergeSearch(const Params& p, int group_index, Bl
     Rescore<kHeadDim>(p.args, block);
     __syncthreads();
   }
-  if (mine) SolveColumn(warp, shared, list, count);
+  if (mine) SolveColumn(warp, shared, list, count, floor);
   __syncthreads();
   Gather<kHeadDim>(p.args, block);
   if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, rescored, false);

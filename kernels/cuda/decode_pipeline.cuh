@@ -140,6 +140,7 @@ class TileStream {
     next_ = 0;
     batch_ = 0;
     sub_tile_ = Shape::kPerPage;
+    LoadBatch();
   }
 
   // Starts copies while there are tiles and free stages. `keep(page, page_id)` tells whether a page has to be read.
@@ -185,6 +186,12 @@ class TileStream {
   }
 
  private:
+  // Asks for the ids of the next 32 pages.
+  __device__ __forceinline__ void LoadBatch() {
+    const int index = next_ + (threadIdx.x & 31);
+    next_ids_ = index < num_pages_ ? __ldg(table_ + last_page_ - index * stride_) : -1;
+  }
+
   template <typename Keep>
   __device__ __forceinline__ bool NextTile(Keep keep) {
     if (sub_tile_ < Shape::kPerPage) return true;
@@ -192,11 +199,12 @@ class TileStream {
 #pragma unroll 1
     while (batch_ == 0) {
       if (next_ >= num_pages_) return false;
-      const int index = next_ + lane, page = last_page_ - index * stride_;
-      batch_ids_ = index < num_pages_ ? __ldg(table_ + page) : -1;
+      batch_ids_ = next_ids_;
+      const int page = last_page_ - (next_ + lane) * stride_;
       batch_ = __ballot_sync(kFullWarp, batch_ids_ >= 0 && keep(page, batch_ids_));
       batch_first_ = next_;
       next_ += 32;
+      LoadBatch();
     }
     const int bit = __ffs(batch_) - 1;
     batch_ &= batch_ - 1;
@@ -216,6 +224,7 @@ class TileStream {
   unsigned batch_ = 0;  // pages of the batch still to be read
   int batch_ids_ = -1;  // a lane's page
   int batch_first_ = 0;
+  int next_ids_ = -1;  // of the batch behind it
   int next_ = 0;
   int page_ = 0;
   int page_id_ = -1;

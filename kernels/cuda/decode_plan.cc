@@ -121,7 +121,7 @@ size_t Aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 size_t Bytes(size_t groups, size_t pieces) {
   return Aligned(sizeof(DecodeHeader)) + Aligned(sizeof(DecodePiece) * pieces) +
-         Aligned(sizeof(DecodeGroup) * groups) + 2 * sizeof(uint32_t) * groups;
+         Aligned(sizeof(DecodeGroup) * groups) + sizeof(DecodeCounters) * groups;
 }
 
 }  // namespace
@@ -228,7 +228,12 @@ void DecodePlan::Serialize(std::byte* out) const {
   header.counters_offset =
       header.groups_offset + static_cast<uint32_t>(Aligned(sizeof(DecodeGroup) * groups.size()));
   std::memcpy(out, &header, sizeof(header));
-  std::memcpy(out + pieces_offset, pieces.data(), sizeof(DecodePiece) * pieces.size());
+  for (size_t i = 0; i < pieces.size(); i++) {
+    DecodePiece piece = pieces[i];
+    piece.counters_offset =
+        header.counters_offset + static_cast<uint32_t>(sizeof(DecodeCounters)) * piece.group_index;
+    std::memcpy(out + pieces_offset + sizeof(DecodePiece) * i, &piece, sizeof(piece));
+  }
   if (groups.empty()) return;
   std::memcpy(out + header.groups_offset, groups.data(), sizeof(DecodeGroup) * groups.size());
 }

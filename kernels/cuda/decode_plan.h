@@ -44,21 +44,28 @@ struct DecodePiece {
   int32_t index = 0;       // within the group
   int32_t first_page = 0;  // pages [first_page, end_page) of the sequence; empty = no work
   int32_t end_page = 0;
-  int32_t next = -1;  // the same block's next piece
+  int32_t next = -1;             // the same block's next piece
+  uint32_t counters_offset = 0;  // of its group's DecodeCounters, bytes from the header
 };
 
-// At the start of the uploaded buffer; pieces, groups and the groups' counters (arrivals, then overflow flags) follow.
-// All counters are zero when uploaded, and every launch leaves them zero.
+// A group's counters.
+struct DecodeCounters {
+  uint32_t arrived = 0;  // pieces
+  uint32_t wide = 0;     // 1: candidates outgrew a list
+};
+
+// At the start of the uploaded buffer; pieces, groups and the groups' counters follow. All counters are zero when
+// uploaded, and every launch leaves them zero.
 struct DecodeHeader {
+  uint64_t progress =
+      0;  // search groups whose candidates are merged; wide ones among them times 2^32
+  uint32_t exited = 0;  // blocks
+  uint32_t barrier = 0;
   int32_t num_groups = 0;
   int32_t num_search_groups = 0;
   int32_t num_slots = 0;
   uint32_t groups_offset = 0;  // bytes from the header
   uint32_t counters_offset = 0;
-  uint32_t decided = 0;  // search groups whose candidates are merged
-  uint32_t num_wide = 0;
-  uint32_t exited = 0;
-  uint32_t barrier = 0;
 };
 
 struct DecodePlanOptions {

@@ -25,12 +25,21 @@ class WarpSearch {
     for (int c = 0; c < 2; c++) {
       const int column = 2 * t + c;
       const bool live = column < group.num_columns;
-      columns_[c] = MakeColumn(args, group, column);
-      alpha_[c] = live ? args.heads[group.head[column]].alpha : 1.5f;
+      input_[c] = LoadColumn(args, group, column);
       floor_[c] = live ? -kInfinity : kInfinity;
       list_[c] = lists + (live ? column * capacity_ : 0);
     }
-    queries_.Load(args, group, columns_);
+    queries_.Load(args, group);
+  }
+
+  // Waits for what the constructor began to load.
+  __device__ __forceinline__ void Prepare(const AttentionArgs& args) {
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      columns_[c] = MakeColumn(args, input_[c]);
+      alpha_[c] = input_[c].head.alpha;
+    }
+    queries_.Prepare(columns_);
   }
 
   // Scores a tile. Priming only raises the floors: the tile will be, or was, another warp's.
@@ -69,6 +78,11 @@ class WarpSearch {
       for (int i = 0; i < 4; i++) any |= s.upper[m][i] > floor_[i & 1];
     }
     if (__any_sync(kFullWarp, any)) Push(s, first, label);
+  }
+
+  // At the end of the piece: lists that are still long delay the block's merge.
+  __device__ __forceinline__ void Finish() {
+    if (__any_sync(kFullWarp, count_[0] > 24 || count_[1] > 24)) Raise();
   }
 
   __device__ __forceinline__ float floor(int c) const { return floor_[c]; }
@@ -115,9 +129,9 @@ class WarpSearch {
       x1 = __shfl_sync(kFullWarp, x1, column / 2);
       return column % 2 ? x1 : x0;
     };
-    const RaisedList raised = RaiseLists(
-        lists_, padded_, capacity_, of_column(count_[0], count_[1]),
-        of_column(floor_[0], floor_[1]), of_column(alpha_[0], alpha_[1]));
+    const RaisedList raised =
+        RaiseLists(lists_, padded_, capacity_, of_column(count_[0], count_[1]),
+                   of_column(floor_[0], floor_[1]), of_column(alpha_[0], alpha_[1]));
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int mine = 2 * (threadIdx.x & 3) + c;
@@ -131,21 +145,32 @@ class WarpSearch {
     }
   }
 
-  __device__ __forceinline__ void Push(const Scores& s, int first, const TileLabel& label) {
-    const int g = (threadIdx.x & 31) >> 2;
-    int hits[2];
-    Hits(s, hits);
-    if (__any_sync(kFullWarp, count_[0] + hits[0] > capacity_ || count_[1] + hits[1] > capacity_)) {
-      Raise();
+  // Raises floors where the tile's hits don't fit; a column they still don't fit in is wide.
+  __device__ __forceinline__ void MakeRoom(const Scores& s) {
+#pragma unroll 1
+    for (int attempt = 0; attempt < 2; attempt++) {
+      int hits[2];
       Hits(s, hits);
+      const bool full[2] = {count_[0] + hits[0] > capacity_, count_[1] + hits[1] > capacity_};
+      if (!__any_sync(kFullWarp, full[0] || full[1])) return;
+      if (attempt == 0) {
+        Raise();
+        continue;
+      }
 #pragma unroll
       for (int c = 0; c < 2; c++) {
-        if (count_[c] + hits[c] > capacity_) {
-          floor_[c] = kInfinity;  // marks the column as wide
+        if (full[c]) {
+          floor_[c] = kInfinity;
           count_[c] = 0;
         }
       }
     }
+  }
+
+  __device__ __forceinline__ void Push(const Scores& s, int first, const TileLabel& label) {
+    const int g = (threadIdx.x & 31) >> 2;
+    const int room = capacity_ - Shape::kKeys;
+    if (__any_sync(kFullWarp, count_[0] > room || count_[1] > room)) MakeRoom(s);
     const uint32_t token =
         static_cast<uint32_t>(label.page_id) * kPageTokens + label.sub_tile * Shape::kKeys + g;
 #pragma unroll
@@ -170,6 +195,7 @@ class WarpSearch {
   Candidate* lists_;
   int padded_;  // columns
   int capacity_;
+  ColumnInput input_[2];
   Column columns_[2];
   Queries<kHeadDim, kShadow> queries_;
   float alpha_[2];
@@ -197,32 +223,38 @@ __device__ __forceinline__ void MergeBlock(const DecodeGroup& group, Block& bloc
   const int total = __shfl_sync(kFullWarp, end, kWarps - 1);
   bool wide = floor == kInfinity;
   Candidate* list = block.merged_list(column);
-  int count = 0;
-#pragma unroll 1
-  for (int first = 0; first < total && !wide; first += 32) {
-    const int e = first + lane;
-    int warp = 0, begin = 0;
+  int ends[kWarps - 1];
 #pragma unroll
-    for (int w = 0; w < kWarps - 1; w++) {
-      const int last = __shfl_sync(kFullWarp, end, w);
-      if (e >= last) {
-        warp = w + 1;
-        begin = last;
+  for (int w = 0; w < kWarps - 1; w++) ends[w] = __shfl_sync(kFullWarp, end, w);
+  int count = 0;
+  constexpr int kUnroll = 2;
+#pragma unroll 1
+  for (int first = 0; first < total && !wide; first += 32 * kUnroll) {
+    Candidate x[kUnroll];
+#pragma unroll
+    for (int k = 0; k < kUnroll; k++) {
+      const int e = first + 32 * k + lane;
+      int at = e;
+#pragma unroll
+      for (int w = 0; w < kWarps - 1; w++) {
+        if (e >= ends[w]) at = (w + 1) * kWarpEntries + e - ends[w];
       }
+      x[k].upper = -kInfinity;
+      if (e < total) x[k] = block.lists[column * capacity + at];
     }
-    Candidate x;
-    x.upper = -kInfinity;
-    if (e < total) x = block.lists[warp * kWarpEntries + column * capacity + e - begin];
-    const bool keep = x.upper > floor;
-    int kept;
-    const int at = count + Warp::Place(keep, kept);
-    wide = count + kept > block.list_capacity;
-    if (keep && !wide) list[at] = x;
-    count += kept;
+#pragma unroll
+    for (int k = 0; k < kUnroll; k++) {
+      const bool keep = x[k].upper > floor;
+      int kept;
+      const int at = count + Warp::Place(keep, kept);
+      wide |= count + kept > block.list_capacity;
+      if (keep && !wide) list[at] = x[k];
+      count += kept;
+    }
   }
   __syncwarp();
   if (!wide) {
-    const RaisedList raised = RaiseList(list, count, floor, shared.alpha[column], 3);
+    const RaisedList raised = RaiseList(list, count, floor, shared.alpha[column], 2);
     count = raised.count;
     floor = raised.floor;
   }
@@ -265,9 +297,8 @@ __device__ __forceinline__ void SearchPiece(const Params& p, const DecodePiece& 
     if (!test || prime) return true;
     const float norm = __ldg(args.page_key_norms +
                              static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head);
-    const float nearest =
-        static_cast<float>(min(page * kPageTokens + kPageTokens - 1, group.end_key - 1) -
-                           group.position);
+    const float nearest = static_cast<float>(
+        min(page * kPageTokens + kPageTokens - 1, group.end_key - 1) - group.position);
     bool above = false;
 #pragma unroll 1
     for (int c = 0; c < group.num_columns; c++) {
@@ -282,8 +313,10 @@ __device__ __forceinline__ void SearchPiece(const Params& p, const DecodePiece& 
   } else {
     stream.Start(last, kWarps, pages);
   }
-  stream.Fill(keep);  // on their way while the queries are prepared
+  // The queries are asked for before the keys, or they would wait behind them; then prepared while keys are on their way.
   WarpSearch<kHeadDim, kShadow> search(args, group, block.lists + warp * kWarpEntries);
+  stream.Fill(keep);
+  search.Prepare(args);
   const char* tile;
   TileLabel label;
   int keys = 0, pages_read = 0;
@@ -316,6 +349,7 @@ __device__ __forceinline__ void SearchPiece(const Params& p, const DecodePiece& 
     }
     stream.Fill(keep);
   }
+  search.Finish();
   if (g == 0) {
 #pragma unroll
     for (int c = 0; c < 2; c++) {

@@ -68,15 +68,34 @@ struct Column {
   float slope;
 };
 
+// What they are made of, loaded ahead of its use.
+struct ColumnInput {
+  Head head;
+  float query_scale;
+};
+
+__device__ __forceinline__ ColumnInput LoadColumn(const AttentionArgs& args,
+                                                  const DecodeGroup& group, int column) {
+  ColumnInput in{{1.5f, 0}, 0};
+  if (column >= group.num_columns) return in;
+  const int head = group.head[column];
+  in.query_scale = 1;
+  if (args.query_scale) {
+    in.query_scale = __ldg(args.query_scale + group.row * args.query_scale_stride + head);
+  }
+  in.head.alpha = __ldg(&args.heads[head].alpha);
+  in.head.alibi_slope = __ldg(&args.heads[head].alibi_slope);
+  return in;
+}
+
+__device__ __forceinline__ Column MakeColumn(const AttentionArgs& args, const ColumnInput& in) {
+  const float unit = in.head.alpha == 1 ? 1.4426950408889634f : in.head.alpha - 1;
+  return {unit * args.scale * in.query_scale, args.causal ? unit * in.head.alibi_slope : 0.0f};
+}
+
 __device__ __forceinline__ Column MakeColumn(const AttentionArgs& args, const DecodeGroup& group,
                                              int column) {
-  if (column >= group.num_columns) return {0, 0};
-  const int head = group.head[column];
-  const Head h = args.heads[head];
-  const float unit = h.alpha == 1 ? 1.4426950408889634f : h.alpha - 1;
-  float scale = args.scale;
-  if (args.query_scale) scale *= args.query_scale[group.row * args.query_scale_stride + head];
-  return {unit * scale, args.causal ? unit * h.alibi_slope : 0.0f};
+  return MakeColumn(args, LoadColumn(args, group, column));
 }
 
 __device__ __forceinline__ const __nv_bfloat16* QueryOf(const AttentionArgs& args,
@@ -97,7 +116,7 @@ struct Bf16Queries {
     for (int i = 0; i < kChunks; i++) {
       uint4 x = make_uint4(0, 0, 0, 0);
       if (g < group.num_columns) {
-        x = __ldg(reinterpret_cast<const uint4*>(QueryOf(args, group, g) + i * 32 + t * 8));
+        x = LoadStreaming(QueryOf(args, group, g) + i * 32 + t * 8);
       }
       b[4 * i] = x.x;
       b[4 * i + 1] = x.y;
@@ -159,19 +178,24 @@ struct ShadowQueries {
   float step[2];  // of the thread's two columns, as all below, times |mul|
   float norm[2];
   float rest[2];
+  uint4 loaded[kWords / 2];  // bf16 values of column g, 8 each
 
-  __device__ __forceinline__ void Load(const AttentionArgs& args, const DecodeGroup& group,
-                                       const Column (&columns)[2]) {
+  __device__ __forceinline__ void Load(const AttentionArgs& args, const DecodeGroup& group) {
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+#pragma unroll
+    for (int i = 0; i < kWords / 2; i++) {
+      const int d = i < 2 * kChunks ? (i / 2) * 64 + t * 16 + (i % 2) * 8 : kChunks * 64 + t * 8;
+      loaded[i] = make_uint4(0, 0, 0, 0);
+      if (g < group.num_columns) loaded[i] = LoadStreaming(QueryOf(args, group, g) + d);
+    }
+  }
+
+  __device__ __forceinline__ void Prepare(const Column (&columns)[2]) {
+    const int t = threadIdx.x & 3;
     float x[4 * kWords];
 #pragma unroll
-    for (int i = 0; i < kWords / 2; i++) {  // 8 values each
-      const int d = i < 2 * kChunks ? (i / 2) * 64 + t * 16 + (i % 2) * 8 : kChunks * 64 + t * 8;
-      uint4 y = make_uint4(0, 0, 0, 0);
-      if (g < group.num_columns) {
-        y = __ldg(reinterpret_cast<const uint4*>(QueryOf(args, group, g) + d));
-      }
-      const uint32_t pair[4] = {y.x, y.y, y.z, y.w};
+    for (int i = 0; i < kWords / 2; i++) {
+      const uint32_t pair[4] = {loaded[i].x, loaded[i].y, loaded[i].z, loaded[i].w};
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         x[8 * i + 2 * k] = Low(pair[k]);
@@ -262,9 +286,7 @@ struct Queries;
 
 template <int kHeadDim>
 struct Queries<kHeadDim, false> : Bf16Queries<kHeadDim> {
-  __device__ __forceinline__ void Load(const AttentionArgs& args, const DecodeGroup& group,
-                                       const Column (&columns)[2]) {
-    Bf16Queries<kHeadDim>::Load(args, group);
+  __device__ __forceinline__ void Prepare(const Column (&columns)[2]) {
     mul[0] = columns[0].mul;
     mul[1] = columns[1].mul;
     const float q_norm = Bf16Queries<kHeadDim>::Norm();

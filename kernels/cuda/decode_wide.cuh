@@ -55,7 +55,8 @@ __device__ __forceinline__ void FillBatch(const Params& p, WideBatch& batch) {
   bool full = false;
   while (from < num_groups && !full) {
     const int index = from + lane;
-    const bool wide = index < num_groups && __ldcg(WideFlags(p) + index) != 0;
+    const bool wide =
+        index < num_groups && __ldcg(&Counters(p, p.header->counters_offset)[index].wide) != 0;
     const int mine = wide ? NumPages(Groups(p)[index]) : 0;
     int before = mine;
 #pragma unroll

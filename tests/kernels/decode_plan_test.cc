@@ -165,12 +165,19 @@ TEST(DecodePlan, Serializes) {
   EXPECT_EQ(header.num_groups, 6);
   EXPECT_EQ(header.num_search_groups, 6);
   EXPECT_EQ(header.num_slots, plan.num_slots);
-  EXPECT_EQ(0, std::memcmp(bytes.data() + DecodePlan::PiecesOffset(), plan.pieces.data(),
-                           sizeof(DecodePiece) * plan.pieces.size()));
+  for (size_t i = 0; i < plan.pieces.size(); i++) {
+    DecodePiece piece;
+    std::memcpy(&piece, bytes.data() + DecodePlan::PiecesOffset() + sizeof(piece) * i,
+                sizeof(piece));
+    EXPECT_EQ(piece.counters_offset,
+              header.counters_offset + sizeof(DecodeCounters) * piece.group_index);
+    EXPECT_EQ(piece.end_page, plan.pieces[i].end_page);
+    EXPECT_EQ(piece.next, plan.pieces[i].next);
+  }
   EXPECT_EQ(0, std::memcmp(bytes.data() + header.groups_offset, plan.groups.data(),
                            sizeof(DecodeGroup) * plan.groups.size()));
   for (size_t i = header.counters_offset; i < bytes.size(); i++) EXPECT_EQ(bytes[i], std::byte{0});
-  EXPECT_EQ(bytes.size() - header.counters_offset, 6 * 2 * sizeof(uint32_t));
+  EXPECT_EQ(bytes.size() - header.counters_offset, 6 * sizeof(DecodeCounters));
 }
 
 TEST(DecodePlan, NothingToDo) {
