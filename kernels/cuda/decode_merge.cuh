@@ -113,7 +113,7 @@ __device__ __forceinline__ void Rescore(const AttentionArgs& args, const Block& 
 #pragma unroll 1
   for (int c = 0; c < group.num_columns; c++) total += shared.merged[c];
   const int rank = Lanes::Rank();
-  constexpr int kUnroll = 4;  // rows in flight
+  constexpr int kUnroll = kHeadDim <= 128 ? 4 : 2;  // rows in flight
   constexpr int kStride = kWarps * Lanes::kRows;
 #pragma unroll 1
   for (int first = (threadIdx.x >> 5) * Lanes::kRows + Lanes::Row(); first - Lanes::Row() < total;
@@ -231,7 +231,7 @@ __device__ __forceinline__ void Gather(const AttentionArgs& args, const Block& b
   const BlockShared& shared = block.shared;
   const DecodeGroup& group = shared.group;
   float* partial = reinterpret_cast<float*>(block.lists);
-  constexpr int kUnroll = 4;
+  constexpr int kUnroll = kHeadDim <= 128 ? 4 : 2;
   const int warp = threadIdx.x >> 5, rank = Lanes::Rank();
   const int columns = group.num_columns == 1 ? 1 : PaddedColumns(group.num_columns);
   const int column = warp % columns, warps = kWarps / columns;
