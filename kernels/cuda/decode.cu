@@ -23,8 +23,8 @@ struct Layout {
 
   Layout(const DecodePlan& plan, int head_dim) {
     partials = sizeof(decode::WideRow) * decode::kWideGroups * kDecodeColumns;
-    slots = partials + sizeof(float) * (kMaxDecodeBlocks + decode::kWideGroups) * kDecodeColumns *
-                           (head_dim + 1);
+    slots = partials +
+            sizeof(float) * (kMaxDecodeBlocks + decode::kWideGroups) * kDecodeColumns * head_dim;
     scores = slots + sizeof(decode::Slot) * plan.slot_capacity;
     end = scores + sizeof(float) * decode::kPageScores * plan.score_pages;
   }

@@ -13,7 +13,7 @@ struct Params {
   const DecodePiece* pieces;  // of it
   Slot* slots;                // workspace
   void* wide_rows;            // of wide groups, decode_wide.cuh
-  float* partials;            // of wide groups: [blocks + groups][kDecodeColumns][head_dim + 1]
+  float* partials;            // of wide groups: [blocks + groups][kDecodeColumns][head_dim]
   float* scores;              // of wide groups
   int64_t score_capacity;     // floats
   int num_stages;             // a warp
@@ -31,8 +31,7 @@ struct BlockShared {
   int pages_read[kWarps];
   int keys_scored[kWarps];
   float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
-  float scale[kWarps][kDecodeColumns];     // of dense rows: a warp's share
-  float total[kWarps][kDecodeColumns];
+  float softmax[kWarps][2][kDecodeColumns];  // maximum, sum
   int prefix[kDecodeColumns][kMaxDecodeBlocks + 1];
   int merged[kDecodeColumns];  // candidates; -1: wide
   float merged_floor[kDecodeColumns];

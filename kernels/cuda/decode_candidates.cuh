@@ -193,6 +193,7 @@ __device__ __noinline__ RaisedList RaiseLists(Candidate* lists, int columns, int
     if (first + rank < count) c = list[first + rank];
     const bool keep = c.upper > floor;
     const unsigned mask = __ballot_sync(kFullWarp, keep) & group;
+    __syncwarp();
     if (keep) list[kept + __popc(mask & ((1u << lane) - 1))] = c;
     kept += __popc(mask);
     __syncwarp();

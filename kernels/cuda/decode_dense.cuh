@@ -18,184 +18,155 @@ __device__ __forceinline__ void PrefetchPage(const __nv_bfloat16* pool, const At
            kBytes);
 }
 
-// Both products by tensor cores: queries are rows, so a thread (g = lane / 4, t = lane % 4) holds column g of keys
-// 8 j + 2 t and 8 j + 2 t + 1 of a page, j < 8. Rows 8 to 15 of the mma are not used.
-using PageValues = float[8][2];
+// A warp's weights of one page and the keys that have any.
+struct PageWeights {
+  float weight[kPageTokens][kDecodeColumns];
+  float rescale[kDecodeColumns];
+  uint8_t key[kPageTokens];
+};
+static_assert(sizeof(PageWeights) <= kWarpEntries * sizeof(Candidate));
 
-__device__ __forceinline__ void MmaRows(float (&c)[2], uint32_t a0, uint32_t a2, uint32_t b0,
-                                        uint32_t b1) {
-  float unused0, unused1;
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%5}, {%7,%8}, "
-      "{%0,%1,%9,%9};"
-      : "+f"(c[0]), "+f"(c[1]), "=f"(unused0), "=f"(unused1)
-      : "r"(a0), "r"(0), "r"(a2), "r"(b0), "r"(b1), "f"(0.0f));
-  static_cast<void>(unused0);
-  static_cast<void>(unused1);
-}
-
-// Scaled scores of a page, -infinity where a key is not visible.
+// Scaled scores of a page's 64 keys, columns as in decode_tile.cuh; -infinity where a key is not visible.
 template <int kHeadDim>
 __device__ __forceinline__ void ScorePage(const AttentionArgs& args, const DecodeGroup& group,
-                                          const Bf16Queries<kHeadDim>& queries, Column column,
-                                          int page, int page_id, PageValues& scores) {
+                                          const Bf16Queries<kHeadDim>& queries,
+                                          const Column (&columns)[2], int page, int page_id,
+                                          float (&scores)[4][4]) {
   constexpr int kChunks = kHeadDim / 32;
-  constexpr int kTiles = kHeadDim <= 128 ? 4 : 1;  // of 8 keys, loaded together
+  constexpr int kBlocks = kHeadDim <= 128 ? 2 : 1;  // of 16 keys, loaded together
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
   const __nv_bfloat16* keys =
       args.keys +
-      (static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head) * kPageTokens * kHeadDim +
-      g * kHeadDim + t * 8;
+      (static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head) * kPageTokens * kHeadDim;
 #pragma unroll
-  for (int first = 0; first < 8; first += kTiles) {
-    uint4 k[kTiles][kChunks];
+  for (int first = 0; first < 4; first += kBlocks) {
+    uint4 low[kBlocks][kChunks], high[kBlocks][kChunks];
 #pragma unroll
-    for (int j = 0; j < kTiles; j++) {
+    for (int m = 0; m < kBlocks; m++) {
+      const __nv_bfloat16* row = keys + ((first + m) * 16 + g) * kHeadDim + t * 8;
 #pragma unroll
       for (int i = 0; i < kChunks; i++) {
-        k[j][i] = LoadStreaming(keys + (first + j) * 8 * kHeadDim + i * 32);
+        low[m][i] = LoadStreaming(row + i * 32);
+        high[m][i] = LoadStreaming(row + 8 * kHeadDim + i * 32);
       }
     }
 #pragma unroll
-    for (int j = 0; j < kTiles; j++) {
-      float c[2] = {0, 0};
+    for (int m = 0; m < kBlocks; m++) {
+      float c[4] = {0, 0, 0, 0};
+      DotBf16<kHeadDim>(low[m], high[m], queries, c);
 #pragma unroll
-      for (int i = 0; i < kChunks; i++) {
-        MmaRows(c, queries.b[4 * i], queries.b[4 * i + 1], k[j][i].x, k[j][i].y);
-        MmaRows(c, queries.b[4 * i + 2], queries.b[4 * i + 3], k[j][i].z, k[j][i].w);
-      }
-#pragma unroll
-      for (int r = 0; r < 2; r++) {
-        const int key = page * kPageTokens + (first + j) * 8 + 2 * t + r;
-        const float s = column.mul * c[r] + column.slope * static_cast<float>(key - group.position);
-        scores[first + j][r] = key >= group.first_key && key < group.end_key ? s : -kInfinity;
+      for (int i = 0; i < 4; i++) {
+        const int key = page * kPageTokens + (first + m) * 16 + g + (i >> 1) * 8;
+        const Column& column = columns[i & 1];
+        const float s = column.mul * c[i] + column.slope * static_cast<float>(key - group.position);
+        scores[first + m][i] = key >= group.first_key && key < group.end_key ? s : -kInfinity;
       }
     }
   }
 }
 
-// Weighted sums of values: the thread holds column g, d = 64 e + 8 (2 t + r) + i at [8 e + i][r].
+// sum[column] += weight * value over the keys listed; a lane holds 8 consecutive d of every column.
 template <int kHeadDim>
-struct ValueSums {
-  static constexpr int kSpans = (kHeadDim + 63) / 64;
-  float sum[8 * kSpans][2] = {};
-  float total = 0;  // of the weights as they were rounded, the thread's keys
-
-  __device__ __forceinline__ void Scale(float by) {
+__device__ __forceinline__ void AddValues(const AttentionArgs& args, const DecodeGroup& group,
+                                          const PageWeights& w, int page_id, int count,
+                                          float (&sum)[kDecodeColumns][8]) {
+  using Lanes = RowLanes<kHeadDim>;
+  constexpr int kUnroll = kHeadDim <= 128 ? 8 : 4;
+  const __nv_bfloat16* values =
+      args.values +
+      (static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head) * kPageTokens * kHeadDim +
+      Lanes::Rank() * 8;
+  const bool two = group.num_columns > 4;
+  for (int e = Lanes::Row(); e - Lanes::Row() < count; e += Lanes::kRows * kUnroll) {
+    uint4 x[kUnroll];
+    int key[kUnroll];
 #pragma unroll
-    for (int i = 0; i < 8 * kSpans; i++) {
-      sum[i][0] *= by;
-      sum[i][1] *= by;
+    for (int k = 0; k < kUnroll; k++) {
+      const int at = e + k * Lanes::kRows;
+      key[k] = at < count ? w.key[at] : -1;
+      x[k] = make_uint4(0, 0, 0, 0);
+      if (key[k] >= 0 && Lanes::Active()) x[k] = LoadStreaming(values + key[k] * kHeadDim);
     }
-    total *= by;
-  }
-
-  // Adds a page. Weights are rounded to bf16; keys without weight in any column are not read. Returns their number.
-  __device__ __forceinline__ int Add(const AttentionArgs& args, const DecodeGroup& group,
-                                     int page_id, const PageValues& weights) {
-    constexpr int kBlocks = kHeadDim <= 128 ? 2 : 1;     // of 16 keys, loaded together
-    constexpr int kTogether = kSpans <= 2 ? kSpans : 2;  // spans loaded together
-    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    const unsigned columns = 0x11111111u << t;
-    const __nv_bfloat16* values =
-        args.values +
-        (static_cast<int64_t>(page_id) * args.num_kv_heads + group.kv_head) * kPageTokens *
-            kHeadDim +
-        2 * t * kHeadDim + g * 8;
-    int rows = 0;
 #pragma unroll
-    for (int first = 0; first < 4; first += kBlocks) {
-      uint32_t p[kBlocks][2];
-      bool needed[kBlocks][4];
-#pragma unroll
-      for (int i = 0; i < 4 * kBlocks; i++) {  // keys 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of each block
-        const int m = i / 4, h = i / 2 % 2, r = i % 2;
-        const float* w = weights[2 * (first + m) + h];
-        unsigned any = __ballot_sync(kFullWarp, w[r] > 0);
-        needed[m][i % 4] = any & columns;
-        any |= any >> 16;
-        any |= any >> 8;
-        rows += __popc((any | any >> 4) & 0xfu);
-        if (r == 0) {
-          const __nv_bfloat162 pair = __floats2bfloat162_rn(w[0], w[1]);
-          p[m][h] = *reinterpret_cast<const uint32_t*>(&pair);
-          total += Low(p[m][h]) + High(p[m][h]);
-        }
-      }
-#pragma unroll
-      for (int from = 0; from < kSpans; from += kTogether) {
-        uint4 v[kBlocks][4][kTogether];
-#pragma unroll
-        for (int i = 0; i < 4 * kBlocks * kTogether; i++) {
-          const int m = i / kTogether / 4, row = i / kTogether % 4, e = i % kTogether;
-          const int d = (from + e) * 64;
-          v[m][row][e] = make_uint4(0, 0, 0, 0);
-          if (needed[m][row] && (kHeadDim % 64 == 0 || d + g * 8 < kHeadDim)) {
-            v[m][row][e] =
-                LoadStreaming(values + ((first + m) * 16 + row / 2 * 8 + row % 2) * kHeadDim + d);
-          }
-        }
-#pragma unroll
-        for (int m = 0; m < kBlocks; m++) {
-          if (!__any_sync(kFullWarp, p[m][0] | p[m][1])) continue;
-#pragma unroll
-          for (int e = 0; e < kTogether; e++) {
-            const int at = (from + e) * 8;
-            Multiply(at, p[m], v[m][0][e].x, v[m][1][e].x, v[m][2][e].x, v[m][3][e].x);
-            Multiply(at + 2, p[m], v[m][0][e].y, v[m][1][e].y, v[m][2][e].y, v[m][3][e].y);
-            Multiply(at + 4, p[m], v[m][0][e].z, v[m][1][e].z, v[m][2][e].z, v[m][3][e].z);
-            Multiply(at + 6, p[m], v[m][0][e].w, v[m][1][e].w, v[m][2][e].w, v[m][3][e].w);
-          }
-        }
+    for (int k = 0; k < kUnroll; k++) {
+      if (key[k] < 0) continue;
+      const float4 a = *reinterpret_cast<const float4*>(&w.weight[key[k]][0]);
+      AddScaled(a.x, x[k], sum[0]);
+      AddScaled(a.y, x[k], sum[1]);
+      AddScaled(a.z, x[k], sum[2]);
+      AddScaled(a.w, x[k], sum[3]);
+      if (two) {
+        const float4 b = *reinterpret_cast<const float4*>(&w.weight[key[k]][4]);
+        AddScaled(b.x, x[k], sum[4]);
+        AddScaled(b.y, x[k], sum[5]);
+        AddScaled(b.z, x[k], sum[6]);
+        AddScaled(b.w, x[k], sum[7]);
       }
     }
-    return rows;
   }
+}
 
- private:
-  // Two neighbouring d of four keys.
-  __device__ __forceinline__ void Multiply(int at, const uint32_t (&p)[2], uint32_t v0, uint32_t v1,
-                                           uint32_t v2, uint32_t v3) {
-    MmaRows(sum[at], p[0], p[1], __byte_perm(v0, v1, 0x5410), __byte_perm(v2, v3, 0x5410));
-    MmaRows(sum[at + 1], p[0], p[1], __byte_perm(v0, v1, 0x7632), __byte_perm(v2, v3, 0x7632));
+// Writes the thread's weights of a page and lists the keys that have any. Returns their number.
+__device__ __forceinline__ int ListWeights(PageWeights& w, const float (&weights)[4][4]) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+#pragma unroll
+  for (int m = 0; m < 4; m++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      w.weight[m * 16 + g + (i >> 1) * 8][2 * t + (i & 1)] = weights[m][i];
+    }
   }
-};
+  int count = 0;
+#pragma unroll
+  for (int m = 0; m < 4; m++) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const bool any = weights[m][2 * r] > 0 || weights[m][2 * r + 1] > 0;
+      const unsigned lanes = __ballot_sync(kFullWarp, any);
+      const unsigned rows = (lanes | lanes >> 1 | lanes >> 2 | lanes >> 3) & 0x11111111u;
+      if (t == 0 && (rows >> lane & 1)) {
+        w.key[count + __popc(rows & ((1u << lane) - 1))] = static_cast<uint8_t>(m * 16 + r * 8 + g);
+      }
+      count += __popc(rows);
+    }
+  }
+  __syncwarp();
+  return count;
+}
 
-// Sums over the block's warps, each scaled by scale[warp][column], to out[column][d], and of the totals to
-// out_total[column].
+// Sums over the block's warps, each scaled by scale[warp][column], to out[column][d].
 template <int kHeadDim>
-__device__ __forceinline__ void ReduceValues(const ValueSums<kHeadDim>& values, int columns,
-                                             BlockShared& shared,
+__device__ __forceinline__ void ReduceValues(const float (&sum)[kDecodeColumns][8], int columns,
                                              const float (*scale)[kDecodeColumns], float* buffer,
-                                             float* out, float* out_total) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-  float total = values.total;
-  total += __shfl_xor_sync(kFullWarp, total, 1);
-  total += __shfl_xor_sync(kFullWarp, total, 2);
-  if (t == 0) shared.total[warp][g] = total;
-  if (g < columns) {
+                                             float* out) {
+  using Lanes = RowLanes<kHeadDim>;
+  const int warp = threadIdx.x >> 5;
 #pragma unroll
-    for (int i = 0; i < 8 * ValueSums<kHeadDim>::kSpans; i++) {
+  for (int c = 0; c < kDecodeColumns; c++) {
+    if (c >= columns) continue;
 #pragma unroll
-      for (int r = 0; r < 2; r++) {
-        const int d = i / 8 * 64 + (2 * t + r) * 8 + i % 8;
-        if (d < kHeadDim) buffer[(warp * kDecodeColumns + g) * kHeadDim + d] = values.sum[i][r];
+    for (int i = 0; i < 8; i++) {
+      float x = sum[c][i];
+#pragma unroll
+      for (int o = Lanes::kLanes; o < 32; o <<= 1) x += __shfl_xor_sync(kFullWarp, x, o);
+      if (Lanes::Row() == 0 && Lanes::Active()) {
+        buffer[(warp * kDecodeColumns + c) * kHeadDim + Lanes::Rank() * 8 + i] = x;
       }
     }
   }
   __syncthreads();
-#pragma unroll 1
-  for (int i = threadIdx.x; i < columns * (kHeadDim + 1); i += kThreads) {
-    const bool is_total = i >= columns * kHeadDim;
-    const int c = is_total ? i - columns * kHeadDim : i / kHeadDim;
+  for (int i = threadIdx.x; i < columns * kHeadDim; i += kThreads) {
+    const int c = i / kHeadDim;
     float x = 0;
     for (int w = 0; w < kWarps; w++) {
-      const float part = is_total ? shared.total[w][c]
-                                  : buffer[(w * kDecodeColumns + c) * kHeadDim + i % kHeadDim];
-      const float by = scale == nullptr ? 1.0f : scale[w][c];
-      if (by > 0) x += by * part;
+      const float part = buffer[(w * kDecodeColumns + c) * kHeadDim + i % kHeadDim];
+      if (scale == nullptr) {
+        x += part;
+      } else if (scale[w][c] > 0) {
+        x += scale[w][c] * part;
+      }
     }
-    __stcg(is_total ? out_total + c : out + i, x);
+    __stcg(out + i, x);
   }
 }
 
@@ -205,53 +176,85 @@ __device__ __noinline__ void SoftmaxPiece(const Params& p, const DecodePiece& pi
   const AttentionArgs& args = p.args;
   BlockShared& shared = block.shared;
   const DecodeGroup& group = shared.group;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2;
-  const int32_t* table = args.page_table + group.page_table;
-  int page = piece.first_page + warp;
-  int page_id = page < piece.end_page ? __ldg(table + page) : 0;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
+  PageWeights& weights = *reinterpret_cast<PageWeights*>(block.lists + warp * kWarpEntries);
+  Column columns[2] = {MakeColumn(args, group, 2 * t), MakeColumn(args, group, 2 * t + 1)};
   Bf16Queries<kHeadDim> queries;
   queries.Load(args, group);
-  const Column column = MakeColumn(args, group, g);
-  const bool live = g < group.num_columns;
-  ValueSums<kHeadDim> values;
-  float max = -kInfinity;
+  float max[2] = {-kInfinity, -kInfinity}, total[2] = {0, 0};
+  float sum[kDecodeColumns][8] = {};
+  const int32_t* table = args.page_table + group.page_table;
+  int page_id =
+      piece.first_page + warp < piece.end_page ? __ldg(table + piece.first_page + warp) : 0;
+  int next_id = 0;
 #pragma unroll 1
-  while (page < piece.end_page) {
+  for (int page = piece.first_page + warp; page < piece.end_page;
+       page += kWarps, page_id = next_id) {
     PrefetchPage<kHeadDim>(args.values, args, group, page_id);
-    int next_id = 0;
     if (page + kWarps < piece.end_page) {
       next_id = __ldg(table + page + kWarps);
       PrefetchPage<kHeadDim>(args.keys, args, group, next_id);
     }
-    PageValues s;
-    ScorePage<kHeadDim>(args, group, queries, column, page, page_id, s);
-    float most = max;
+    float s[4][4];
+    ScorePage<kHeadDim>(args, group, queries, columns, page, page_id, s);
+    bool moved = false;
 #pragma unroll
-    for (int j = 0; j < 8; j++) most = fmaxf(most, fmaxf(s[j][0], s[j][1]));
-    most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
-    most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
-    if (__any_sync(kFullWarp, most > max)) values.Scale(exp2f(max - most));
-    max = most;
+    for (int c = 0; c < 2; c++) {
+      float most = max[c];
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-      s[j][0] = live ? exp2f(s[j][0] - max) : 0.0f;
-      s[j][1] = live ? exp2f(s[j][1] - max) : 0.0f;
+      for (int m = 0; m < 4; m++) most = fmaxf(most, fmaxf(s[m][c], s[m][c + 2]));
+      most = LaneGroup<8>::Max(most);
+      const float rescale = most == max[c] ? 1.0f : exp2f(max[c] - most);
+      moved |= most != max[c];
+      max[c] = most;
+      total[c] *= rescale;
+#pragma unroll
+      for (int m = 0; m < 4; m++) {
+        s[m][c] = exp2f(s[m][c] - most);
+        s[m][c + 2] = exp2f(s[m][c + 2] - most);
+        total[c] += s[m][c] + s[m][c + 2];
+      }
+      if (g == 0) weights.rescale[2 * t + c] = rescale;
     }
-    values.Add(args, group, page_id, s);
-    page += kWarps;
-    page_id = next_id;
+    const int count = ListWeights(weights, s);
+    if (__any_sync(kFullWarp, moved)) {
+#pragma unroll
+      for (int c = 0; c < kDecodeColumns; c++) {
+        const float rescale = weights.rescale[c];
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[c][i] *= rescale;
+      }
+    }
+    AddValues<kHeadDim>(args, group, weights, page_id, count, sum);
+    __syncwarp();
   }
-  if ((lane & 3) == 0) shared.floor[warp][g] = max;
+#pragma unroll
+  for (int c = 0; c < 2; c++) {
+    total[c] = LaneGroup<8>::Sum(total[c]);
+    if (g == 0) {
+      shared.softmax[warp][0][2 * t + c] = max[c];
+      shared.softmax[warp][1][2 * t + c] = total[c];
+    }
+  }
   __syncthreads();
   Slot& slot = p.slots[group.first_slot + piece.index];
-  float most = -kInfinity;
-#pragma unroll
-  for (int w = 0; w < kWarps; w++) most = fmaxf(most, shared.floor[w][g]);
-  if ((lane & 3) == 0) shared.scale[warp][g] = max == -kInfinity ? 0.0f : exp2f(max - most);
-  if (threadIdx.x < 32 && (lane & 3) == 0) __stcg(&slot.floor[g], most);
-  ReduceValues<kHeadDim>(
-      values, group.num_columns, shared, shared.scale, reinterpret_cast<float*>(block.stages),
-      reinterpret_cast<float*>(slot.entries), reinterpret_cast<float*>(slot.count));
+  if (threadIdx.x < kDecodeColumns) {
+    const int c = threadIdx.x;
+    float most = -kInfinity, all = 0;
+    for (int w = 0; w < kWarps; w++) most = fmaxf(most, shared.softmax[w][0][c]);
+    for (int w = 0; w < kWarps; w++) {
+      const float m = shared.softmax[w][0][c];
+      const float scale = m == -kInfinity ? 0.0f : exp2f(m - most);
+      shared.floor[w][c] = scale;
+      all += scale * shared.softmax[w][1][c];
+    }
+    __stcg(&slot.floor[c], most);
+    __stcg(reinterpret_cast<float*>(&slot.count[c]), all);
+  }
+  __syncthreads();
+  ReduceValues<kHeadDim>(sum, group.num_columns, shared.floor,
+                         reinterpret_cast<float*>(block.stages),
+                         reinterpret_cast<float*>(slot.entries));
 }
 
 template <int kHeadDim>

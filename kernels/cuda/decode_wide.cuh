@@ -11,17 +11,13 @@ namespace tauserve::cuda::decode {
 inline constexpr int kWideGroups = 256;                           // of a batch, at most
 inline constexpr int kPageScores = kPageTokens * kDecodeColumns;  // [column][key]
 
-// Tau of a wide row: weight = max(gap + s - max, 0)^e, to be divided by their sum.
+// Tau of a wide row: weight = max(gap + s - max, 0)^e * inverse.
 struct alignas(16) WideRow {
   float max;
   float gap;
+  float inverse;
   float alpha;
-  float unused;
 };
-
-// Floats of a block's share of a wide group: weighted values, then sums of weights.
-template <int kHeadDim>
-inline constexpr int kPartialFloats = kDecodeColumns*(kHeadDim + 1);
 
 // All blocks wait for each other. The counter is reset by the last block to leave the kernel.
 __device__ __forceinline__ void GridBarrier(const Params& p, uint32_t& round) {
@@ -104,21 +100,23 @@ template <int kHeadDim>
 __device__ __forceinline__ void WideScores(const Params& p, const WideBatch& batch) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
   ForBlockPages(p, batch, [&](int i, const DecodeGroup& group, int first, int end) {
-    const Column column = MakeColumn(p.args, group, g);
+    const Column columns[2] = {MakeColumn(p.args, group, 2 * t),
+                               MakeColumn(p.args, group, 2 * t + 1)};
     Bf16Queries<kHeadDim> queries;
     queries.Load(p.args, group);
-#pragma unroll 1
     for (int at = first + warp; at < end; at += kWarps) {
       const int page = FirstPage(group) + at;
-      PageValues s;
-      ScorePage<kHeadDim>(p.args, group, queries, column, page,
+      float s[4][4];
+      ScorePage<kHeadDim>(p.args, group, queries, columns, page,
                           __ldg(p.args.page_table + group.page_table + page), s);
-      float2* out = reinterpret_cast<float2*>(
-          p.scores + static_cast<int64_t>(batch.first_page[i] + at) * kPageScores +
-          g * kPageTokens + 2 * t);
+      float* out = p.scores + static_cast<int64_t>(batch.first_page[i] + at) * kPageScores;
 #pragma unroll
-      for (int j = 0; j < 8; j++) {
-        if (g < group.num_columns) __stcg(out + j * 4, make_float2(s[j][0], s[j][1]));
+      for (int m = 0; m < 4; m++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+          const int column = 2 * t + (k & 1), key = m * 16 + g + (k >> 1) * 8;
+          if (column < group.num_columns) __stcg(out + column * kPageTokens + key, s[m][k]);
+        }
       }
     }
   });
@@ -153,7 +151,7 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
   const entmax::WeightFunction w =
       entmax::MakeWeightFunction(p.args.heads[group.head[column]].alpha);
   auto for_scores = [&](auto visit) {
-#pragma unroll 8
+#pragma unroll 4
     for (int page = warp; page < pages; page += kWarps) {
       const float2 s = __ldcg(reinterpret_cast<const float2*>(
           scores + static_cast<int64_t>(page) * kPageScores + lane * 2));
@@ -182,10 +180,8 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
     return entmax::PowerSums{x[0], x[1], x[2]};
   };
   entmax::Bracket bracket = entmax::WidestBracket(w, group.end_key - group.first_key);
-  const float tolerance = w.form == entmax::Form::kGeneral ? 1e-5f : entmax::kResidualTolerance;
   float gap = 1;
   entmax::PowerSums sums = sums_at(gap);
-#pragma unroll 1
   for (int k = 0; k < 6 && sums.s0 > 1.01f; k++) {
     const float next = entmax::NormNewton(w, sums, gap);
     if (!(next > bracket.lo && next < gap)) break;
@@ -193,8 +189,7 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
     sums = sums_at(gap);
   }
   int steps = 0;
-#pragma unroll 1
-  while (fabsf(sums.s0 - 1) > tolerance && steps < entmax::kMaxSteps) {
+  while (fabsf(sums.s0 - 1) > entmax::kResidualTolerance && steps < entmax::kMaxSteps) {
     const float next = entmax::NextGap(w, sums, gap, bracket);
     steps++;
     if (next == gap) break;
@@ -202,7 +197,7 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
     sums = sums_at(gap);
   }
   if (threadIdx.x != 0) return;
-  *row = {max, gap, w.alpha, 0};
+  *row = {max, gap, sums.s0 > 0 ? 1 / sums.s0 : 0.0f, w.alpha};
   if (p.args.stats == nullptr) return;
   AttentionStats* stats = p.args.stats + group.slice;
   CountRow(stats, static_cast<int>(supported), 0, steps, fabsf(sums.s0 - 1));
@@ -213,56 +208,65 @@ template <int kHeadDim>
 __device__ __forceinline__ void WideValues(const Params& p, const WideBatch& batch, Block& block,
                                            const WideRow* rows) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
+  PageWeights& weights = *reinterpret_cast<PageWeights*>(block.lists + warp * kWarpEntries);
   ForBlockPages(p, batch, [&](int i, const DecodeGroup& group, int first, int end) {
-    const bool live = g < group.num_columns;
-    WideRow row{0, 0, 1.5f, 0};
-    if (live) {
-      const uint4 x = __ldcg(reinterpret_cast<const uint4*>(rows + i * kDecodeColumns + g));
-      row = {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), 0};
+    float sum[kDecodeColumns][8] = {};
+    WideRow row[2];
+    int attended[2] = {0, 0}, rows_read = 0;
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      const uint4 x = __ldcg(reinterpret_cast<const uint4*>(rows + i * kDecodeColumns + 2 * t + c));
+      row[c] = {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z),
+                __uint_as_float(x.w)};
     }
-    const entmax::WeightFunction w = entmax::MakeWeightFunction(row.alpha);
-    ValueSums<kHeadDim> values;
-    int attended = 0, rows_read = 0;
-#pragma unroll 1
+    const entmax::WeightFunction w[2] = {entmax::MakeWeightFunction(row[0].alpha),
+                                         entmax::MakeWeightFunction(row[1].alpha)};
     for (int at = first + warp; at < end; at += kWarps) {
-      const float2* scores = reinterpret_cast<const float2*>(
-          p.scores + static_cast<int64_t>(batch.first_page[i] + at) * kPageScores +
-          g * kPageTokens + 2 * t);
-      PageValues s;
-      bool any = false;
+      const float* scores = p.scores + static_cast<int64_t>(batch.first_page[i] + at) * kPageScores;
+      float s[4][4];
 #pragma unroll
-      for (int j = 0; j < 8; j++) {
-        const float2 x = live ? __ldcg(scores + j * 4) : make_float2(-kInfinity, -kInfinity);
-        s[j][0] = x.x;
-        s[j][1] = x.y;
-      }
+      for (int m = 0; m < 4; m++) {
 #pragma unroll
-      for (int j = 0; j < 8; j++) {
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-          s[j][r] = entmax::Weight(w, fmaxf(row.gap + (s[j][r] - row.max), 0.0f));
-          any |= s[j][r] > 0;
+        for (int k = 0; k < 4; k++) {
+          const int column = 2 * t + (k & 1), key = m * 16 + g + (k >> 1) * 8;
+          s[m][k] =
+              column < group.num_columns ? __ldcg(scores + column * kPageTokens + key) : -kInfinity;
         }
       }
-      const unsigned threads = __ballot_sync(kFullWarp, any);
-      attended += (threads >> (lane & ~3) & 0xfu) != 0;
-      if (threads) {
-        rows_read += values.Add(
-            p.args, group, __ldg(p.args.page_table + group.page_table + FirstPage(group) + at), s);
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        bool any = false;
+#pragma unroll
+        for (int m = 0; m < 4; m++) {
+#pragma unroll
+          for (int k = c; k < 4; k += 2) {
+            const float z = row[c].gap + (s[m][k] - row[c].max);
+            s[m][k] = z > 0 ? entmax::Weight(w[c], z) * row[c].inverse : 0.0f;
+            any |= s[m][k] > 0;
+          }
+        }
+        attended[c] += (__ballot_sync(kFullWarp, any) & LaneGroup<8>::Mask()) != 0;
       }
+      const int count = ListWeights(weights, s);
+      rows_read += count;
+      if (count > 0) {
+        AddValues<kHeadDim>(p.args, group, weights,
+                            __ldg(p.args.page_table + group.page_table + FirstPage(group) + at),
+                            count, sum);
+      }
+      __syncwarp();
     }
     if (p.args.stats != nullptr) {
       AttentionStats* stats = p.args.stats + group.slice;
-      if (t == 0) AddTo(&stats->blocks_attended, attended);
+      if (g == 0) AddTo(&stats->blocks_attended, attended[0] + attended[1]);
       if (lane == 0) AddTo(&stats->kv_bytes_read, int64_t{rows_read} * 2 * kHeadDim);
       if (threadIdx.x == 0) {
         AddTo(&stats->kv_bytes_read, int64_t{end - first} * kPageTokens * 2 * kHeadDim);
       }
     }
-    float* partial = p.partials + static_cast<int64_t>(blockIdx.x + i) * kPartialFloats<kHeadDim>;
-    ReduceValues<kHeadDim>(values, group.num_columns, block.shared, nullptr,
-                           reinterpret_cast<float*>(block.stages), partial,
-                           partial + kDecodeColumns * kHeadDim);
+    ReduceValues<kHeadDim>(
+        sum, group.num_columns, nullptr, reinterpret_cast<float*>(block.stages),
+        p.partials + static_cast<int64_t>(blockIdx.x + i) * kDecodeColumns * kHeadDim);
     __syncthreads();
   });
 }
@@ -271,20 +275,17 @@ template <int kHeadDim>
 __device__ __forceinline__ void MergeWide(const Params& p, const WideBatch& batch, int i,
                                           int column) {
   const DecodeGroup& group = Groups(p)[batch.group[i]];
-#pragma unroll 1
   for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
-    float out = 0, total = 0;
-#pragma unroll 1
+    float out = 0;
     for (int b = 0; b < static_cast<int>(gridDim.x); b++) {
       if (max(batch.BlockBegin(b), int64_t{batch.first_page[i]}) <
           min(batch.BlockBegin(b + 1), int64_t{batch.first_page[i + 1]})) {
-        const float* partial = p.partials + static_cast<int64_t>(b + i) * kPartialFloats<kHeadDim>;
-        out += __ldcg(partial + column * kHeadDim + d);
-        total += __ldcg(partial + kDecodeColumns * kHeadDim + column);
+        out += __ldcg(p.partials +
+                      (static_cast<int64_t>(b + i) * kDecodeColumns + column) * kHeadDim + d);
       }
     }
     p.args.out[group.row * p.args.out_stride + static_cast<int64_t>(group.head[column]) * kHeadDim +
-               d] = __float2bfloat16(out / total);
+               d] = __float2bfloat16(out);
   }
 }
 
