@@ -66,8 +66,8 @@ void Launch(Params& p, int num_blocks) {
     stages[device] = n;
   }
   p.num_stages = stages[device];
-  p.stage_bytes = p.num_stages * kStage;
-  kernel<<<num_blocks, decode::kThreads, kFixed + p.stage_bytes, p.args.stream>>>(p);
+  const int shared_bytes = kFixed + p.num_stages * kStage;
+  kernel<<<num_blocks, decode::kThreads, shared_bytes, p.args.stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
 }
 

@@ -17,7 +17,6 @@ struct Params {
   float* scores;              // of wide groups
   int64_t score_capacity;     // floats
   int num_stages;             // a warp
-  int stage_bytes;            // of a block
 };
 
 struct BlockShared {

@@ -4,7 +4,7 @@
 #define TAUSERVE_KERNELS_CUDA_DECODE_DENSE_CUH_
 
 #include "kernels/cuda/decode_block.cuh"
-#include "kernels/cuda/decode_merge.cuh"
+#include "kernels/cuda/decode_rows.cuh"
 
 namespace tauserve::cuda::decode {
 

@@ -222,7 +222,6 @@ void DecodePlan::Serialize(std::byte* out) const {
   DecodeHeader header;
   header.num_groups = num_groups;
   header.num_search_groups = num_search_groups;
-  header.num_slots = num_slots;
   header.groups_offset =
       static_cast<uint32_t>(pieces_offset + Aligned(sizeof(DecodePiece) * pieces.size()));
   header.counters_offset =

@@ -63,7 +63,6 @@ struct DecodeHeader {
   uint32_t barrier = 0;
   int32_t num_groups = 0;
   int32_t num_search_groups = 0;
-  int32_t num_slots = 0;
   uint32_t groups_offset = 0;  // bytes from the header
   uint32_t counters_offset = 0;
 };

@@ -3,6 +3,9 @@
 //   decode_check check [substring]   all cases, with bf16 keys and with the int8 shadow
 //   decode_check small               few small cases, for compute-sanitizer
 //   decode_check time [1M = 0 or 1]  CUDA graph replays, medians
+// From the repository's root, with the decode kernel's sources:
+//   nvcc -std=c++20 -O3 -I. -gencode arch=compute_90a,code=sm_90a kernels/cuda/decode.cu kernels/cuda/decode_plan.cc
+//     tests/gpu/decode_case.cu tests/gpu/decode_check.cu -o decode_check
 #include <algorithm>
 #include <cmath>
 #include <cstring>

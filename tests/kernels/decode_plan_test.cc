@@ -164,7 +164,6 @@ TEST(DecodePlan, Serializes) {
   std::memcpy(&header, bytes.data(), sizeof(header));
   EXPECT_EQ(header.num_groups, 6);
   EXPECT_EQ(header.num_search_groups, 6);
-  EXPECT_EQ(header.num_slots, plan.num_slots);
   for (size_t i = 0; i < plan.pieces.size(); i++) {
     DecodePiece piece;
     std::memcpy(&piece, bytes.data() + DecodePlan::PiecesOffset() + sizeof(piece) * i,
