@@ -34,8 +34,8 @@ struct AttentionArgs {
   const __nv_bfloat16* values = nullptr;
   const int8_t* shadow = nullptr;             // as keys; nullptr where the cache keeps none
   const ShadowScale* shadow_scale = nullptr;  // [num_pages][num_kv_heads][kPageTokens]
-  const float* page_key_norms =
-      nullptr;        // [num_pages][num_kv_heads], >= |k| of the page's used keys; nullptr = none
+  // [num_pages][num_kv_heads], at least |k| of each used key of the page; nullptr = none, then an ALiBi slope skips no page.
+  const float* page_key_norms = nullptr;
   int num_pages = 0;  // of the pool
 
   const int32_t* page_table = nullptr;  // all slices' page tables, one behind the other

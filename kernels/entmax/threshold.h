@@ -21,7 +21,7 @@ TAUSERVE_HOST_DEVICE inline Bracket WidestBracket(const WeightFunction& w, int64
   const float keys = static_cast<float>(n);
   const float least = w.form == Form::kSquare   ? 1 / sqrtf(keys)
                       : w.form == Form::kLinear ? 1 / keys
-                                                : powf(keys, 1 - w.alpha);
+                                                : Power(keys, 1 - w.alpha);
   return {least * (1 - 1e-6f), 1.0f};
 }
 
@@ -112,7 +112,7 @@ TAUSERVE_HOST_DEVICE inline float NormNewton(const WeightFunction& w, const Powe
     return u - (norm - 1) * norm / sums.s1;
   }
   if (w.form == Form::kLinear) return u - (sums.s0 - 1) / sums.s1;
-  const float norm = powf(sums.s0, 1 / w.exponent);
+  const float norm = Power(sums.s0, 1 / w.exponent);
   return u - (norm - 1) * sums.s0 / (norm * sums.s1);
 }
 

@@ -1,0 +1,149 @@
+// What the steps of the decode kernel share: parameters, shared memory, counters.
+#ifndef TAUSERVE_KERNELS_CUDA_DECODE_BLOCK_CUH_
+#define TAUSERVE_KERNELS_CUDA_DECODE_BLOCK_CUH_
+
+#include "kernels/cuda/decode_candidates.cuh"
+#include "kernels/cuda/decode_pipeline.cuh"
+
+namespace tauserve::cuda::decode {
+
+struct Params {
+  AttentionArgs args;
+  DecodeHeader* header;       // the plan's device copy
+  const DecodePiece* pieces;  // of it
+  Slot* slots;                // workspace
+  void* wide_rows;            // of wide groups, decode_wide.cuh
+  float* partials;            // of wide groups: [blocks + groups][kDecodeColumns][head_dim]
+  float* scores;              // of wide groups
+  int64_t score_capacity;     // floats
+  int num_stages;             // a warp
+};
+
+struct BlockShared {
+  uint64_t barrier[kWarps][kMaxStages];
+  TileLabel label[kWarps][kMaxStages];
+  DecodeGroup group;
+  float mul[kDecodeColumns];  // of the columns, as Column
+  float alpha[kDecodeColumns];
+  float floor[kWarps][kDecodeColumns];
+  int count[kWarps][kDecodeColumns];
+  int pages_read[kWarps];
+  int keys_scored[kWarps];
+  float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
+  float softmax[kWarps][2][kDecodeColumns];  // maximum, sum
+  int prefix[kDecodeColumns][kMaxDecodeBlocks + 1];
+  int merged[kDecodeColumns];  // candidates; -1: wide
+  float merged_floor[kDecodeColumns];
+  int support[kDecodeColumns];
+  int attended[kDecodeColumns];
+  int iterations[kDecodeColumns];
+  float residual[kDecodeColumns];
+  float reduce[kWarps][4];
+  int flag;
+  int left;  // 1: this block is counted as done
+};
+
+inline constexpr int kListBytes = kWarps * kWarpEntries * static_cast<int>(sizeof(Candidate));
+inline constexpr int kSharedHead = (static_cast<int>(sizeof(BlockShared)) + 127) / 128 * 128;
+
+struct Block {
+  BlockShared& shared;
+  Candidate* lists;  // [kWarps][kWarpEntries]
+  char* stages;
+  int list_capacity;  // of a merged list
+
+  // Where a column's candidates are merged: a warp's stages.
+  __device__ __forceinline__ Candidate* merged_list(int column) const {
+    return reinterpret_cast<Candidate*>(stages) + column * list_capacity;
+  }
+};
+
+__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
+  uint32_t v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ uint64_t LoadAcquire(const uint64_t* p) {
+  uint64_t v;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ DecodeCounters* Counters(const Params& p, uint32_t offset) {
+  return reinterpret_cast<DecodeCounters*>(reinterpret_cast<char*>(p.header) + offset);
+}
+
+__device__ __forceinline__ const DecodeGroup* Groups(const Params& p) {
+  return reinterpret_cast<const DecodeGroup*>(reinterpret_cast<const char*>(p.header) +
+                                              p.header->groups_offset);
+}
+
+__device__ __forceinline__ int FirstPage(const DecodeGroup& g) { return g.first_key / kPageTokens; }
+__device__ __forceinline__ int NumPages(const DecodeGroup& g) {
+  return (g.end_key + kPageTokens - 1) / kPageTokens - FirstPage(g);
+}
+
+// Search groups decided on, all of them, and how many of them are wide.
+__device__ __forceinline__ bool AllDecided(uint64_t progress, int searches) {
+  return static_cast<uint32_t>(progress) == static_cast<uint32_t>(searches);
+}
+__device__ __forceinline__ uint32_t NumWide(uint64_t progress) {
+  return static_cast<uint32_t>(progress >> 32);
+}
+
+// Counts the block as one that won't look at the counters again; the last one sets them back. By one thread.
+__device__ __forceinline__ void LeaveLaunch(const Params& p, bool wide) {
+  DecodeHeader* header = p.header;
+  if (atomicInc(&header->exited, gridDim.x - 1) != gridDim.x - 1) return;
+  header->progress = 0;
+  header->barrier = 0;
+  if (!wide) return;
+  for (int i = 0; i < header->num_groups; i++) {
+    Counters(p, header->counters_offset)[i].wide = 0;
+  }
+}
+
+// Keys of a page that the group's query sees.
+__device__ __forceinline__ int VisibleKeys(const DecodeGroup& g, int page) {
+  return max(0, min(g.end_key, (page + 1) * kPageTokens) - max(g.first_key, page * kPageTokens));
+}
+
+__device__ __forceinline__ void AddTo(int64_t* counter, int64_t value) {
+  if (value) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(counter),
+              static_cast<unsigned long long>(value));
+  }
+}
+
+// Larger of two doubles that are not negative: their bits are ordered as integers.
+__device__ __forceinline__ void RaiseTo(double* to, double value) {
+  atomicMax(reinterpret_cast<unsigned long long*>(to),
+            static_cast<unsigned long long>(__double_as_longlong(value)));
+}
+
+// Bucket b holds (2^(b-1), 2^b].
+__device__ __forceinline__ int SupportBucket(int support) {
+  const int bucket = support <= 1 ? 0 : 32 - __clz(support - 1);
+  return min(bucket, AttentionStats::kSupportBuckets - 1);
+}
+
+// One row of an entmax column.
+__device__ __noinline__ void CountRow(AttentionStats* stats, int support, int attended,
+                                      int iterations, float residual) {
+  AddTo(&stats->support, support);
+  AddTo(&stats->entmax_support, support);
+  AddTo(&stats->blocks_attended, attended);
+  AddTo(&stats->tau_iterations, iterations);
+  // std::array's operator[] is the host's alone.
+  AddTo(reinterpret_cast<int64_t*>(&stats->support_histogram) + SupportBucket(support), 1);
+  AddTo(reinterpret_cast<int64_t*>(&stats->iteration_histogram) +
+            min(iterations, AttentionStats::kIterationBuckets - 1),
+        1);
+  if (residual > 1e-4f) AddTo(&stats->unconverged_rows, 1);
+  RaiseTo(&stats->max_tau_residual, residual);
+}
+
+}  // namespace tauserve::cuda::decode
+
+#endif  // TAUSERVE_KERNELS_CUDA_DECODE_BLOCK_CUH_
