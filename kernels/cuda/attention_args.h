@@ -47,7 +47,10 @@ struct AttentionArgs {
   const __nv_bfloat16* values = nullptr;
   const int8_t* shadow = nullptr;             // as keys; nullptr where the cache keeps none
   const ShadowScale* shadow_scale = nullptr;  // [num_pages][num_kv_heads][kPageTokens]
-  int num_pages = 0;                          // of the pool
+  const float* key_norm =
+      nullptr;        // [num_pages][num_kv_heads]: at least |k| of every used slot; nullptr =
+                      // unknown, then ALiBi skips no page
+  int num_pages = 0;  // of the pool
 
   const int32_t* page_table = nullptr;  // all slices' page tables, one behind the other
   const Slice* slices = nullptr;        // [num_slices]

@@ -1,0 +1,114 @@
+// The end of a row tile in the search kernel: exact thresholds, output and statistics, or the hand-over to the dense
+// kernel.
+#ifndef TAUSERVE_KERNELS_CUDA_PREFILL_ROW_TILE_FINISH_H_
+#define TAUSERVE_KERNELS_CUDA_PREFILL_ROW_TILE_FINISH_H_
+
+#include "kernels/cuda/prefill_row_tile.h"
+
+namespace tauserve::cuda {
+
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
+  if (!dense && !idle) dense = WarpgroupCount(BarrierId(), overflow) > 0;
+  if (dense) LeaveToDense();
+  if (idle || dense) {
+    dense = false;
+    return;
+  }
+  const Slice slice = p.args.slices[block.slice];
+  const int first = block.first_row + warpgroup * kTileRows + warp * 16 + lane / 4;
+  const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
+  RowCounts counts[2];
+  float shift[2] = {0, 0};
+  int iterations = 0;
+  for (bool again = true; again && iterations < kMaxFinalSteps; iterations++) {
+    float step[2];
+    lists.NewtonSteps(w, inverse_width, shift, step);
+#pragma unroll
+    for (int h = 0; h < 2; h++) shift[h] += step[h] * Width(h);
+    again = __any_sync(~0u, step[0] > kLastStep || step[1] > kLastStep);
+  }
+  const __nv_bfloat16* values = p.args.values;
+  const int32_t* pages = p.args.page_table + slice.first_page;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const float sum =
+        MakeWeights(lists, h, w[h], inverse_width[h], shift[h], p, pages, block.kv_head,
+                    kSearchKeys, lane, p.args.stats ? bitmap : nullptr, kAttendedBits);
+    const int support = static_cast<int>(QuadSum(static_cast<float>(lists.Count(h))));
+    counts[h].live = floor[h] < kDeadFloor;
+    counts[h].support = support;
+    counts[h].iterations = iterations;
+    counts[h].residual = fabsf(sum - 1);
+    inverse_width[h] = 1 / sum;  // of use no more: now the output's scale
+  }
+  __syncwarp();
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    float out[kDim / 4];
+    GatherValues<kDim, (kDim > 128 ? 2 : 4)>(lists, h, values, lane, out);
+    const int r = first + 8 * h, token = r / p.group;
+    if (counts[h].live) {
+      const int head = block.kv_head * p.group + r - token * p.group;
+      StoreGathered<kDim>(out, inverse_width[h], lane,
+                          p.args.out + (slice.first_row + token) * p.args.out_stride + head * kDim);
+    }
+  }
+  __syncwarp();
+  if (p.args.stats) AddBlockStats(counts);
+}
+
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::LeaveToDense() {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if ((lane & 3) != 0) continue;
+    p.floors[static_cast<int64_t>(block.index) * Shape::kRows + warpgroup * kTileRows + warp * 16 +
+             lane / 4 + 8 * h] = floor[h];
+  }
+  if ((threadIdx.x & 127) == 0) {
+    atomicOr(&p.dense_mask[block.index], 1 << warpgroup);
+    atomicAdd(&p.counters->dense_tiles, 1);
+  }
+}
+
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddBlockStats(
+    const RowCounts (&counts)[2]) {
+  AttentionStats* stats = p.args.stats + block.slice;
+  AddRowStats(stats, counts, lane);
+  int64_t considered = 0, scored = 0;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if ((lane & 3) != 0 || !counts[h].live) continue;
+    const KeyRange range = Visible(rows[8 * h].position);
+    considered += range.end - range.begin;
+    scored += static_cast<int64_t>(seen) * kSearchKeys;
+  }
+  if ((lane & 3) == 0) scored += scored_partly;
+  considered = WarpSum(considered);
+  scored = WarpSum(scored);
+  int support = 0;
+  if ((lane & 3) == 0) support = counts[0].support + counts[1].support;
+  support = WarpSum(support);
+  // Pages with a weight: every warp has set its bits before, and clears its share after.
+  WarpgroupSync(BarrierId());
+  uint32_t* word = bitmap + (threadIdx.x & 127);
+  const int attended = WarpSum(__popc(*word));
+  *word = 0;
+  if (lane == 0) {
+    AddTo(&stats->keys_considered, considered);
+    AddTo(&stats->keys_scored, scored);
+    AddTo(&stats->kv_bytes_read, static_cast<int64_t>(support) * kDim * 2);
+    AddTo(&stats->blocks_attended, attended);
+    if (warp == 0) {
+      const int pages = CeilDiv(keys.visible.end, kPageTokens) - keys.visible.begin / kPageTokens;
+      AddTo(&stats->blocks_considered, pages);
+      AddTo(&stats->blocks_scored, min(pages, 2 * seen));
+    }
+  }
+}
+
+}  // namespace tauserve::cuda
+
+#endif  // TAUSERVE_KERNELS_CUDA_PREFILL_ROW_TILE_FINISH_H_
