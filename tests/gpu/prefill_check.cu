@@ -2,6 +2,7 @@
 // adversarial inputs, and times it. Needs a Hopper GPU and nothing else.
 //
 //   prefill_check check [name]      every case (or those whose name contains `name`); exit status 1 if one fails
+//   prefill_check one <head_dim> <tokens> <sigma>   one shape, for a profiler
 //   prefill_check time [full]       one JSON object a line: shape, sigma, milliseconds (median), statistics
 #include <cuda_bf16.h>
 
@@ -534,6 +535,16 @@ void TimeAll(bool full) {
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   if (mode == "check") return tauserve::cuda::Check(argc > 2 ? argv[2] : "");
+  if (mode == "one" && argc > 4) {
+    tauserve::cuda::Time({.name = "one",
+                          .slices = {{std::atoi(argv[3]), 0}},
+                          .heads = 16,
+                          .kv_heads = 16,
+                          .dim = std::atoi(argv[2]),
+                          .sigma = static_cast<float>(std::atof(argv[4]))},
+                         false);
+    return 0;
+  }
   tauserve::cuda::TimeAll(argc > 2);
   return 0;
 }
