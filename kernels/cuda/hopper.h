@@ -43,6 +43,18 @@ __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// Whether that phase has ended.
+__device__ __forceinline__ bool BarrierTest(uint32_t barrier, uint32_t parity) {
+  int ended;
+  asm volatile(
+      "{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, p;\n}"
+      : "=r"(ended)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return ended != 0;
+}
+
 // Barrier `id` (1 to 15) among the 128 threads of a warpgroup.
 __device__ __forceinline__ void WarpgroupSync(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");

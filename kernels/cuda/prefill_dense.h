@@ -18,7 +18,14 @@ inline constexpr float kNormTolerance =
 inline constexpr int kMaxDensePasses = 40;
 
 // What a row tile needs next, and what a page was sent for.
-enum class Pass : int32_t { kOutput = 0, kSum = 1, kMaximum = 2 };
+enum class Pass : int32_t { kOutput = 0, kSum = 1, kSample = 2, kMaximum = 3 };
+
+// The first passes read one page in kSampleEvery and look for the threshold at which these have their share of the
+// weight: a start from which one pass over all pages, rarely two, gives the threshold.
+inline constexpr int kSampleEvery = 8;
+inline constexpr int kFewestSampledPages = 8;
+inline constexpr float kSampleTolerance = 0.02f;  // of the norm
+inline constexpr int kMaxSamplePasses = 4;
 
 struct DenseMessage {
   static constexpr int kNewBlock = -1, kEnd = -2, kPassEnd = -3;
@@ -51,6 +58,7 @@ struct DenseControl {
   uint64_t votes;  // a pass's end: what the row tiles need
   uint64_t scrub;  // values of a page with unused slots
   Pass need[kWarpgroups * 4];
+  int32_t lowered;  // a floor went down after a pass: pages without weight may have some now
 };
 
 template <int kDim, int kWarpgroups>
@@ -153,6 +161,7 @@ struct DenseProducer {
     const int last =
         (VisibleKeys(high, total, causal, p.args.sliding_window).end - 1) / kPageTokens;
     for (int i = lane; i < kDensePages / 32; i += 32) attended[i] = 0;
+    if (lane == 0) control.lowered = 0;
     __syncwarp();
     Send(DenseMessage::kNewBlock, Pass::kOutput, index);
     bool summed = false;
@@ -162,12 +171,16 @@ struct DenseProducer {
       votes_parity ^= 1;
       pass = Pass::kOutput;
       for (int w = 0; w < kWarpgroups * 4; w++) pass = max(pass, control.need[w]);
-      for (int page = first; page <= last; page++) {
+      summed &= *const_cast<volatile int32_t*>(&control.lowered) == 0;
+      const int step = pass == Pass::kSample ? kSampleEvery : 1;
+      for (int page = first; page <= last; page += step) {
         const int bit = page - first;
-        if (summed && bit < kDensePages && !(attended[bit / 32] >> bit % 32 & 1)) continue;
+        if (summed && pass != Pass::kMaximum && bit < kDensePages &&
+            !(attended[bit / 32] >> bit % 32 & 1))
+          continue;
         const int id = p.args.page_table[slice.first_page + page];
         SendPage(page, pass, (id * p.args.num_kv_heads + block.kv_head) * kPageTokens,
-                 min(kPageTokens, total - page * kPageTokens));
+                 min(static_cast<int>(kPageTokens), total - page * kPageTokens));
         read++;
       }
       summed |= pass == Pass::kSum;

@@ -30,8 +30,10 @@ struct DenseRowTile {
   float floor[2], width[2], inverse_width[2], slope[2], alpha[2];
   int position[2];
   KeyRange visible, whole;
+  bool biased, sampled;
+  int samples;
   uint32_t bias[4];
-  float sum[2], first_power[2], most[2];  // of the running pass
+  float sum[2], first_power[2], keys[2], most[2];  // of the running pass
   int support[2], attended_pages;
 
   __device__ __forceinline__ int BarrierId() const { return 1 + warpgroup; }
@@ -82,16 +84,16 @@ struct DenseRowTile {
   __device__ __forceinline__ void ReadPass(Pass pass) {
     for (;;) {
       BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int page = Uniform(control.message[stage].page);
-      if (page < 0) break;
-      if (Uniform(Skips(page) || pass != need)) {
+      const int page = control.message[stage].page;
+      if (__any_sync(~0u, page < 0)) break;
+      if (__any_sync(~0u, Skips(page) || pass != need)) {
         Release();
         continue;
       }
       float c[32];
       Multiply(c, page);
       Release();
-      if (pass == Pass::kSum) {
+      if (pass != Pass::kMaximum) {
         AddPage(c, page);
       } else {
 #pragma unroll
@@ -112,9 +114,9 @@ struct DenseRowTile {
     }
     for (;;) {
       BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int page = Uniform(control.message[stage].page);
-      if (page < 0) break;
-      if (!Uniform(Skips(page))) AddValues(page, out);
+      const int page = control.message[stage].page;
+      if (__any_sync(~0u, page < 0)) break;
+      if (!__any_sync(~0u, Skips(page))) AddValues(page, out);
       Release();
     }
     Release();
@@ -167,8 +169,14 @@ struct DenseRowTile {
     const KeyRange high = Visible(slice.context_tokens + last / p.group);
     visible = {low.begin, high.end};
     whole = {high.begin, low.end};
-    need = WarpgroupCount(BarrierId(), unknown) > 0 ? Pass::kMaximum : Pass::kSum;
+    biased = __any_sync(~0u, slope[0] != 0 || slope[1] != 0);
+    samples = 0;
+    // Rows of a row tile that see very different numbers of pages, or few, aren't sampled.
+    sampled = (whole.end - whole.begin) / kPageTokens >= kSampleEvery * kFewestSampledPages;
+    const Pass first_sums = sampled ? Pass::kSample : Pass::kSum;
+    need = WarpgroupCount(BarrierId(), unknown) > 0 ? Pass::kMaximum : first_sums;
     ClearSums();
+    if (!biased) SetBias(0);
   }
 
   // Two threads a row copy its query to shared memory: 8 x 8 matrices, those of 8 rows side by side.
@@ -190,7 +198,7 @@ struct DenseRowTile {
   __device__ __forceinline__ void ClearSums() {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      sum[h] = first_power[h] = 0;
+      sum[h] = first_power[h] = keys[h] = 0;
       most[h] = -INFINITY;
     }
   }
@@ -199,6 +207,9 @@ struct DenseRowTile {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const float base = floor[h] == kNoFloor ? 0.0f : -floor[h];
+      bias[h] = BiasPart(base, lane);
+      bias[2 + h] = 0;
+      if (!biased) continue;
       const float away = static_cast<float>(page * kPageTokens - position[h]);
       bias[h] = BiasPart(base + slope[h] * away, lane);
       bias[2 + h] = BiasPart(slope[h], lane);
@@ -207,14 +218,15 @@ struct DenseRowTile {
 
   // Scores of the stage's page over the rows' floors.
   __device__ __forceinline__ void Multiply(float (&c)[32], int page) {
-    SetBias(page);
-    const uint64_t keys = RowDescriptor(stages + stage * 2 * Shape::kPageBytes);
+    if (biased) SetBias(page);
+    const uint64_t tile_keys = RowDescriptor(stages + stage * 2 * Shape::kPageBytes);
     const uint64_t queries = PlainDescriptor(SharedAddress(query), 128, kDim * 16);
     PinAccumulators(c);
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
-      WgmmaN64Shared(c, queries + k * 16, keys + (k / 4) * (kPageTokens * 8) + (k % 4) * 2, k > 0);
+      WgmmaN64Shared(c, queries + k * 16, tile_keys + (k / 4) * (kPageTokens * 8) + (k % 4) * 2,
+                     k > 0);
     }
     WgmmaN64(c, bias, bias_columns, 1);
     WgmmaCommit();
@@ -269,11 +281,14 @@ struct DenseRowTile {
 #pragma unroll
     for (int i = 0; i < 32; i++) {
       const int h = i / 2 % 2;
-      const float z = fmaxf(c[i], 0.0f) * inverse_width[h];
-      if constexpr (kForm == entmax::Form::kSquare) {
+      if constexpr (kForm ==
+                    entmax::Form::kSquare) {  // in units of the score; EndPass divides by the width
+        const float z = fmaxf(c[i], 0.0f);
         sum[h] += z * z;
         first_power[h] += z;
+        keys[h] += c[i] > 0 ? 1.0f : 0.0f;
       } else {
+        const float z = fmaxf(c[i], 0.0f) * inverse_width[h];
         entmax::PowerSums sums{sum[h], first_power[h], 0};
         entmax::Accumulate(WeightOf(h), z, sums);
         sum[h] = sums.s0;
@@ -282,9 +297,13 @@ struct DenseRowTile {
     }
   }
 
-  // Raises the floors by a pass's sums; another pass if some row wasn't within kNormTolerance.
+  // Moves the floors by a pass's sums, nearer to the thresholds: up from below by Newton on the norm, or, where the sum is
+  // of squares, to the root for the keys that have weight now. Another pass if some row wasn't within the tolerance.
   __device__ __forceinline__ void EndPass() {
+    const float share = need == Pass::kSample ? kSampleEvery : 1;
+    const float tolerance = need == Pass::kSample ? kSampleTolerance : kNormTolerance;
     bool again = need == Pass::kMaximum;
+    bool down = false;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       if (need == Pass::kMaximum) {
@@ -293,15 +312,40 @@ struct DenseRowTile {
         continue;
       }
       const entmax::WeightFunction w = WeightOf(h);
-      const entmax::PowerSums sums{QuadSum(sum[h]), QuadSum(first_power[h]), 0};
-      if (!(sums.s0 > 1)) continue;
-      again |= sums.s0 > 1 + w.exponent * kNormTolerance;
-      floor[h] -= entmax::NormNewton(w, sums, 0.0f) * width[h];
+      entmax::PowerSums sums{QuadSum(sum[h]) * share, QuadSum(first_power[h]) * share, 0};
+      float count = QuadSum(keys[h]) * share;
+      if constexpr (kForm == entmax::Form::kSquare) {
+        sums.s0 *= inverse_width[h] * inverse_width[h];
+        sums.s1 *= inverse_width[h];
+      }
+      if (!(sums.s1 > 0)) continue;
+      const float excess = sums.s0 - 1;
+      float up = -entmax::NormNewton(w, sums, 0.0f);
+      const bool close = fabsf(excess) < 0.2f;
+      if constexpr (kForm == entmax::Form::kSquare) {
+        const float discriminant = sums.s1 * sums.s1 - count * excess;
+        if (close && discriminant > 0) up = excess / (sums.s1 + sqrtf(discriminant));
+      }
+      // The step's error is of third order with squares, of second order without.
+      const float enough = kForm == entmax::Form::kSquare ? fmaxf(tolerance, 0.01f) : tolerance;
+      again |= fabsf(excess) > w.exponent * enough;
+      down |= up < 0 && floor[h] < kDeadFloor;
+      floor[h] += up * width[h];
+    }
+    if (__any_sync(~0u, down) && need == Pass::kSum && lane == 0) {
+      *const_cast<volatile int32_t*>(&control.lowered) = 1;
     }
     passes += need == Pass::kSum;
+    samples += need == Pass::kSample;
     const bool more = WarpgroupCount(BarrierId(), again) > 0 && passes < kMaxDensePasses;
-    need = more ? Pass::kSum : Pass::kOutput;
+    if (need == Pass::kSum) {
+      need = more ? Pass::kSum : Pass::kOutput;
+    } else {
+      const bool sample = sampled && samples < kMaxSamplePasses && more;
+      need = sample ? Pass::kSample : Pass::kSum;
+    }
     ClearSums();
+    if (!biased) SetBias(0);
   }
 
   // The weights of a page as the A operand of their product with the values. Sums what the product sees, rounded.

@@ -21,6 +21,7 @@ struct RowTileSearch {
   using Shape = SearchShape<kDim, kWarpgroups>;
   using Control = SearchControl<Shape::kStages, kWarpgroups>;
   using Lists = CandidateLists<Shape::kStep, Shape::kCapacity>;
+  using Pending = PendingGroups<Shape::kConsumers, Shape::kPending>;
   static constexpr int kCapacity = Shape::kCapacity;
 
   const PrefillParams& p;
@@ -30,7 +31,7 @@ struct RowTileSearch {
   RowConstants* rows;     // the thread's first row; the second is rows[8]
   uint32_t* bitmap;       // of the warpgroup
   uint32_t stages;        // shared address of the ring
-  uint64_t bias_columns;  // descriptor
+  uint32_t bias_columns;  // shared address
   int warpgroup, warp, lane;
   int stage = 0;
   uint32_t parity = 0;
@@ -43,9 +44,13 @@ struct RowTileSearch {
   bool ready = false;     // all the warp's rows have floors
   bool row_ready[2];
   Lists lists;
+  Pending pending;
   uint32_t query[kDim / 16][4];
   uint32_t bias[4];
   float floor[2], inverse_width[2];
+  int first_tile = 0;                   // with keys that some row sees
+  uint32_t num_tiles = 0;               // from there; 0 while idle
+  int first_whole = 0, last_whole = 0;  // tiles that every row sees whole
   int seen = 0, next_raise = 0, reserve = 0, scored_partly = 0;
 
   __device__ __forceinline__ void Release() {
@@ -57,7 +62,12 @@ struct RowTileSearch {
     }
   }
   __device__ __forceinline__ int BarrierId() const { return 1 + warpgroup; }
-  __device__ __forceinline__ float Width(int h) const { return 1 / inverse_width[h]; }
+  // Computed anew at its rare uses: the compiler would keep it, or divide every tile.
+  __device__ __forceinline__ float Width(int h) const {
+    float width;
+    asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(width) : "f"(inverse_width[h]));
+    return width;
+  }
   __device__ __forceinline__ entmax::WeightFunction WeightOf(int h) const {
     entmax::WeightFunction w;
     if constexpr (kForm == entmax::Form::kGeneral) {
@@ -73,26 +83,28 @@ struct RowTileSearch {
     return VisibleKeys(at, keys.total, p.args.causal, p.args.sliding_window);
   }
 
+  __device__ __forceinline__ int AwaitStage() {
+    BarrierWait(SharedAddress(&control.full[stage]), parity);
+    return control.message[stage].tile;
+  }
+
   __device__ void Run() {
+    int tile = AwaitStage();
     for (;;) {
-      BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int tile = Uniform(control.message[stage].tile);
-      if (tile >= 0) {
-        const bool skip = idle || tile * kSearchKeys >= keys.visible.end ||
-                          (tile + 1) * kSearchKeys <= keys.visible.begin;
-        if (Uniform(skip)) {
-          Release();
-        } else {
-          SearchTile(tile);
-        }
-        continue;
+      if (__any_sync(~0u, tile < 0)) {
+        Finish();
+        if (tile == StageMessage::kEnd) return;
+        __syncwarp();
+        if (lane == 0) block = control.message[stage];
+        Release();
+        Start();
+        tile = AwaitStage();
+      } else if (__any_sync(~0u, static_cast<uint32_t>(tile - first_tile) >= num_tiles)) {
+        Release();
+        tile = AwaitStage();
+      } else {
+        tile = SearchTile(tile);
       }
-      Finish();
-      if (tile == StageMessage::kEnd) return;
-      __syncwarp();
-      if (lane == 0) block = control.message[stage];
-      Release();
-      Start();
     }
   }
 
@@ -136,7 +148,11 @@ struct RowTileSearch {
       keys.whole = {high.begin, low.end};
     }
     __syncwarp();
-    idle = Uniform(WarpgroupCount(BarrierId(), any)) == 0;
+    idle = WarpgroupCount(BarrierId(), any) == 0;
+    first_tile = low.begin / kSearchKeys;
+    num_tiles = idle ? 0 : CeilDiv(high.end, kSearchKeys) - first_tile;
+    first_whole = CeilDiv(high.begin, kSearchKeys);
+    last_whole = low.end / kSearchKeys - 1;
     if (idle && (threadIdx.x & 127) == 0) Stop();
     dense = false;
     overflow = false;
@@ -146,7 +162,8 @@ struct RowTileSearch {
     reserve = kCapacity / 3;
     scored_partly = 0;
     lists.Clear();
-    biased = Uniform(__any_sync(~0u, bias_any));
+    pending.Clear();
+    biased = __any_sync(~0u, bias_any);
     if (!biased) SetBias(0);
   }
 
@@ -169,31 +186,40 @@ struct RowTileSearch {
     }
   }
 
-  __device__ __forceinline__ void SearchTile(int tile) {
+  // Returns the next stage's tile, looked up while the products run.
+  __device__ __forceinline__ int SearchTile(int tile) {
     float c[64];
-    if (biased) SetBias(tile);
+    if (biased) [[unlikely]]
+      SetBias(tile);
     PinAccumulators(c);
     WgmmaFence();
-    const uint64_t tile_keys = RowDescriptor(stages + stage * Shape::kStageBytes);
+    const uint32_t keys = stages + stage * Shape::kStageBytes;
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
-      WgmmaN128(c, query[k], tile_keys + (k / 4) * (kSearchKeys * 8) + (k % 4) * 2, k > 0);
+      WgmmaN128(c, query[k], RowDescriptor(keys + k / 4 * (kSearchKeys * 128) + k % 4 * 32), k > 0);
     }
-    WgmmaN128(c, bias, bias_columns, 1);
+    WgmmaN128(c, bias, PlainDescriptor(bias_columns, 128, 256), 1);
     WgmmaCommit();
+    const bool wraps = stage + 1 == Shape::kStages;
+    const int next_stage = wraps ? 0 : stage + 1;
+    const bool known = __all_sync(
+        ~0u, BarrierTest(SharedAddress(&control.full[next_stage]), parity ^ (wraps ? 1 : 0)));
+    // Behind the branch, or the load could overtake the test (seen: stale messages, and a hang).
+    int next_tile = 0;
+    if (known) next_tile = *const_cast<volatile int32_t*>(&control.message[next_stage].tile);
     WgmmaWait<0>();
     PinAccumulators(c);
     Release();
-    if ((tile + 1) * kSearchKeys > keys.whole.end || tile * kSearchKeys < keys.whole.begin) {
+    if (tile < first_whole || tile > last_whole) [[unlikely]]
       Mask(c, tile);
-    }
+    const bool due = seen == next_raise;
     seen++;
-    if (!overflow) Collect(c, tile);
-    if (seen == next_raise) {
+    if (!overflow) Collect(c, tile, due);
+    if (due) [[unlikely]] {
       next_raise *= 2;
-      if (!overflow) RaiseFloors();
-      if (seen >= 4) ChooseDense();
+      if (seen > 4) ChooseDense();
     }
+    return known ? next_tile : AwaitStage();
   }
 
   __device__ __forceinline__ void Mask(float (&c)[64], int tile) {
@@ -217,53 +243,115 @@ struct RowTileSearch {
     }
   }
 
-  // Puts the scores above the floors into the lists.
-  __device__ __forceinline__ void Collect(float (&c)[64], int tile) {
-    bool in_registers = !ready;
-    for (;;) {
-      if (in_registers) RaiseInRegisters(c);
-      uint32_t none = 0;  // bit g: none of the thread's scores 8g to 8g + 7 passed
+  // Keeps the scores above the floors: their groups, if there is room for them, or one by one. `raise`: floors are due
+  // to be raised before.
+  __device__ __forceinline__ void Collect(float (&c)[64], int tile, bool raise) {
+    const bool unready = !ready;
+    bool due = raise || unready;
+    for (int attempt = 0;; attempt++) {
+      uint32_t signs[8];  // sign bit clear: one of the thread's scores 8g to 8g + 7 passed
+      uint32_t none = 0;
 #pragma unroll
       for (int g = 7; g >= 0; g--) {
-        uint32_t all = __float_as_uint(c[8 * g]);
+        signs[g] = __float_as_uint(c[8 * g]);
 #pragma unroll
-        for (int i = 1; i < 8; i++) all &= __float_as_uint(c[8 * g + i]);
-        none = __funnelshift_l(all, none, 1);
+        for (int i = 1; i < 8; i++) signs[g] &= __float_as_uint(c[8 * g + i]);
+        none = __funnelshift_l(signs[g], none, 1);
       }
       const uint32_t mine = ~none & 0xffu;
-      const uint32_t any = __reduce_or_sync(~0u, mine);
-      if (any == 0) return;
-      if (!__all_sync(~0u, lists.HasRoom(8 * __popc(mine)))) {
+      if (!__any_sync(~0u, mine || due)) return;
+      if (__all_sync(~0u, pending.HasRoom(__popc(mine)) && !due)) {
+#pragma unroll
+        for (int g = 0; g < 8; g++) pending.PushIfAny(signs[g], &c[8 * g], tile * 8 + g);
+        return;
+      }
+      due = false;
+      if (attempt == 0) {
+        float raised[2] = {0, 0};
+        Flush(raised);
+        if (raise || __any_sync(~0u, !lists.HasRoom(reserve))) RaiseFloors(raised);
+        Lower(c, raised);
+        if (overflow) return;
+      }
+      if (attempt == 1 || (attempt == 0 && unready)) {
+        RaiseInRegisters(c);
+        attempt = 1;
+      } else if (attempt > 1) {
         int passed = 0;
 #pragma unroll
         for (int i = 0; i < 64; i++) passed += __float_as_int(c[i]) >= 0;
-        if (!__all_sync(~0u, lists.HasRoom(passed))) {
-          if (in_registers) {
-            overflow = true;
-            return;
-          }
-          in_registers = true;
-          continue;
+        if (__any_sync(~0u, !lists.HasRoom(passed))) {
+          overflow = true;
+        } else {
+          PushGroups(c, tile);
         }
+        return;
       }
-      PushGroups(c, tile, any);
-      if (__any_sync(~0u, !lists.HasRoom(reserve))) RaiseFloors();
-      return;
     }
   }
 
-  __device__ __forceinline__ void PushGroups(const float (&c)[64], int tile, uint32_t groups) {
+  __device__ __forceinline__ void Lower(float (&c)[64], const float (&by)[2]) {
 #pragma unroll
-    for (int g = 0; g < 8; g++) {
-      if (!(groups >> g & 1)) continue;
+    for (int i = 0; i < 64; i++) c[i] -= by[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ void PushGroups(const float (&c)[64], int tile) {
 #pragma unroll
-      for (int i = 8 * g; i < 8 * g + 8; i += 4) {
-        lists.template PushIfPositive<0>(c[i], i, tile);
-        lists.template PushIfPositive<0>(c[i + 1], i + 1, tile);
-        lists.template PushIfPositive<1>(c[i + 2], i + 2, tile);
-        lists.template PushIfPositive<1>(c[i + 3], i + 3, tile);
-      }
+    for (int i = 0; i < 64; i += 4) {
+      const uint32_t group = tile * 8 + i / 8;
+      lists.template PushIfPositive<0>(c[i], i % 8, group);
+      lists.template PushIfPositive<0>(c[i + 1], i % 8 + 1, group);
+      lists.template PushIfPositive<1>(c[i + 2], i % 8 + 2, group);
+      lists.template PushIfPositive<1>(c[i + 3], i % 8 + 3, group);
     }
+  }
+
+  // Whether the lists have room for a group's candidates, if need be after raising the floors. Sets `overflow` if not.
+  __device__ __forceinline__ bool MakeRoom(float (&c)[8], float (&raised)[2]) {
+#pragma unroll 1
+    for (int attempt = 0; attempt < 2; attempt++) {
+      int passed = 0;
+#pragma unroll
+      for (int i = 0; i < 8; i++) passed += __float_as_int(c[i]) >= 0;
+      if (__all_sync(~0u, lists.HasRoom(passed))) return true;
+      if (attempt == 1) break;
+      const float before[2] = {raised[0], raised[1]};
+      RaiseFloors(raised);
+#pragma unroll
+      for (int i = 0; i < 8; i++) c[i] -= raised[i / 2 % 2] - before[i / 2 % 2];
+    }
+    overflow = true;
+    return false;
+  }
+
+  // Moves the pending groups' candidates into the lists. Raises the floors where the lists would be full, by `raised`
+  // in all; sets `overflow` where that is not enough.
+  __device__ __forceinline__ void Flush(float (&raised)[2]) {
+    const uint32_t bytes = pending.next - pending.first;
+    const uint32_t longest = __reduce_max_sync(~0u, bytes);
+#pragma unroll 1
+    for (uint32_t e = 0; e < longest; e += Pending::kSlotBytes) {
+      float c[8];
+      uint32_t group = 0;
+      if (e < bytes) {
+        group = pending.Load(pending.first + e, c);
+#pragma unroll
+        for (int i = 0; i < 8; i++) c[i] -= raised[i / 2 % 2];
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) c[i] = -1;
+      }
+      if (__any_sync(~0u, !lists.HasRoom(8)) && !MakeRoom(c, raised)) break;
+      lists.template PushIfPositive<0>(c[0], 0, group);
+      lists.template PushIfPositive<0>(c[1], 1, group);
+      lists.template PushIfPositive<1>(c[2], 2, group);
+      lists.template PushIfPositive<1>(c[3], 3, group);
+      lists.template PushIfPositive<0>(c[4], 4, group);
+      lists.template PushIfPositive<0>(c[5], 5, group);
+      lists.template PushIfPositive<1>(c[6], 6, group);
+      lists.template PushIfPositive<1>(c[7], 7, group);
+    }
+    pending.Clear();
   }
 
   // Floors from this tile's scores alone: maximum - width, then two Newton steps. Scores of rows that had no floor are
@@ -328,7 +416,8 @@ struct RowTileSearch {
     lists.Raise(raise);
   }
 
-  __device__ __forceinline__ void RaiseFloors() {
+  // From the lists; adds to `raised` by how much.
+  __device__ __forceinline__ void RaiseFloors(float (&raised)[2]) {
     const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
     const float shift[2] = {0, 0};
     float raise[2];
@@ -337,6 +426,7 @@ struct RowTileSearch {
     for (int h = 0; h < 2; h++) {
       raise[h] *= Width(h);
       floor[h] += raise[h];
+      raised[h] += raise[h];
     }
     if (!biased) SetBias(0);
     lists.Raise(raise);
@@ -374,6 +464,7 @@ struct RowTileSearch {
     if (overflows == 0 && wide_threads <= 64) return;
     dense = true;
     idle = true;
+    num_tiles = 0;
     if ((threadIdx.x & 127) == 0) Stop();
   }
 

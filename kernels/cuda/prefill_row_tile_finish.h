@@ -9,12 +9,11 @@ namespace tauserve::cuda {
 
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
-  if (!dense && !idle) dense = WarpgroupCount(BarrierId(), overflow) > 0;
   if (dense) LeaveToDense();
-  if (idle || dense) {
-    dense = false;
-    return;
-  }
+  if (idle) return;
+  float raised[2] = {0, 0};
+  Flush(raised);
+  if (WarpgroupCount(BarrierId(), overflow) > 0) return LeaveToDense();
   const Slice slice = p.args.slices[block.slice];
   const int first = block.first_row + warpgroup * kTileRows + warp * 16 + lane / 4;
   const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
@@ -33,8 +32,8 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const float sum =
-        MakeWeights(lists, h, w[h], inverse_width[h], shift[h], p, pages, block.kv_head,
-                    kSearchKeys, lane, p.args.stats ? bitmap : nullptr, kAttendedBits);
+        MakeWeights(lists, h, w[h], inverse_width[h], shift[h], p, pages, block.kv_head, lane,
+                    p.args.stats ? bitmap : nullptr, kAttendedBits);
     const int support = static_cast<int>(QuadSum(static_cast<float>(lists.Count(h))));
     counts[h].live = floor[h] < kDeadFloor;
     counts[h].support = support;
@@ -60,6 +59,7 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
 
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::LeaveToDense() {
+  dense = false;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     if ((lane & 3) != 0) continue;

@@ -31,7 +31,7 @@ template <int kDim, int kWarpgroups>
 struct SearchShape {
   static constexpr int kChunks = (kDim + 63) / 64;
   static constexpr int kStageBytes = kSearchKeys * 128 * kChunks;
-  static constexpr int kStages = kChunks == 1 ? 4 : kChunks == 2 ? 3 : 2;
+  static constexpr int kStages = kChunks == 1 ? 3 : 2;
   static constexpr int kRows = kTileRows * kWarpgroups;
   static constexpr int kConsumers = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumers + 128;
@@ -39,12 +39,13 @@ struct SearchShape {
   static constexpr int kBitmapBytes = kWarpgroups * kAttendedBits / 8;
   static constexpr int kControlBytes = 1024 + kRows * 16;  // SearchControl
   static constexpr int kSharedLimit = 232448;
+  static constexpr int kPending = kChunks == 1 ? 4 : 3;  // groups of scores that a thread may hold
+  static constexpr int kPendingBytes = kConsumers * kPending * 36;
   static constexpr int kStep = kConsumers * 8;  // of a candidate list
-  static constexpr int kCapacity =
-      (kSharedLimit - 1024 - kStages * kStageBytes - kBiasBytes - kBitmapBytes - kControlBytes) /
-      kStep;
-  static constexpr int kSharedBytes =
-      1024 + kStages * kStageBytes + kBiasBytes + kBitmapBytes + kControlBytes + kCapacity * kStep;
+  static constexpr int kFixedBytes =
+      1024 + kStages * kStageBytes + kBiasBytes + kBitmapBytes + kControlBytes + kPendingBytes;
+  static constexpr int kCapacity = (kSharedLimit - kFixedBytes) / kStep;
+  static constexpr int kSharedBytes = kFixedBytes + kCapacity * kStep;
 };
 
 // What a row tile's loop seldom needs of a row, and of the warpgroup's rows together: kept out of registers.

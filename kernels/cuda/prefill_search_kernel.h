@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
   char* bias_columns = base + Shape::kStages * Shape::kStageBytes;
   char* bitmaps = bias_columns + Shape::kBiasBytes;
   Control& control = *reinterpret_cast<Control*>(bitmaps + Shape::kBitmapBytes);
-  const uint32_t entries = SharedAddress(bitmaps + Shape::kBitmapBytes + Shape::kControlBytes);
+  const uint32_t pending = SharedAddress(bitmaps + Shape::kBitmapBytes + Shape::kControlBytes);
+  const uint32_t entries = pending + Shape::kPendingBytes;
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; s++) {
       BarrierInit(SharedAddress(&control.full[s]), 1);
@@ -53,12 +54,13 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
         control.row + warpgroup * kTileRows + warp * 16 + lane / 4,
         reinterpret_cast<uint32_t*>(bitmaps) + warpgroup * (kAttendedBits / 32),
         SharedAddress(base),
-        PlainDescriptor(SharedAddress(bias_columns), 128, 256),
+        SharedAddress(bias_columns),
         warpgroup,
         warp,
         lane};
     search.lists.bottom = entries + threadIdx.x * 8;
     search.lists.Clear();
+    search.pending.Init(pending, threadIdx.x);
     search.Run();
   }
 }

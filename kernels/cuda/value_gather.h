@@ -7,9 +7,9 @@
 
 namespace tauserve::cuda {
 
-// The key of an entry within a tile of 128: accumulator `place` of a lane (hopper.h).
-__device__ __forceinline__ int KeyOfPlace(uint32_t place, int lane) {
-  return static_cast<int>((place >> 2) * 8 + (place & 1)) + (lane & 3) * 2;
+// The key of a lane's accumulator `place` (hopper.h) of a group: 16 keys a group, 8 groups a tile.
+__device__ __forceinline__ int KeyOfEntry(uint32_t group, uint32_t place, int lane) {
+  return static_cast<int>(group * 16 + (place >> 2) * 8 + (place & 1)) + (lane & 3) * 2;
 }
 
 // Rewrites a thread's entries from (score over the floor, tile) to (weight, row of the value pool), dropping what the
@@ -18,7 +18,7 @@ template <typename Lists>
 __device__ __forceinline__ float MakeWeights(Lists& lists, int h, const entmax::WeightFunction& w,
                                              float inverse_width, float shift,
                                              const PrefillParams& p, const int32_t* pages,
-                                             int kv_head, int tile_keys, int lane, uint32_t* bitmap,
+                                             int kv_head, int lane, uint32_t* bitmap,
                                              int bitmap_bits) {
   const uint32_t bytes = lists.BytesOf(h);
   const uint32_t longest = __reduce_max_sync(~0u, bytes);
@@ -33,7 +33,7 @@ __device__ __forceinline__ float MakeWeights(Lists& lists, int h, const entmax::
     const float z = (__uint_as_float(entry.x) - shift) * inverse_width;
     if (!(z > 0)) continue;
     const float weight = entmax::Weight(w, z);
-    const int key = static_cast<int>(entry.y) * tile_keys + KeyOfPlace(entry.x & kPlaceBits, lane);
+    const int key = KeyOfEntry(entry.y, entry.x & kPlaceBits, lane);
     const int page = key / kPageTokens;
     const uint32_t row =
         (static_cast<uint32_t>(__ldg(pages + page)) * p.args.num_kv_heads + kv_head) * kPageTokens +

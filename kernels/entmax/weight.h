@@ -30,11 +30,20 @@ TAUSERVE_HOST_DEVICE inline WeightFunction MakeWeightFunction(float alpha) {
   return w;
 }
 
+// z^e for z > 0. On a GPU by its fast base-2 logarithm and exponential, to about e * 2e-7.
+TAUSERVE_HOST_DEVICE inline float Power(float z, float e) {
+#ifdef __CUDA_ARCH__
+  return exp2f(e * __log2f(z));
+#else
+  return powf(z, e);
+#endif
+}
+
 // z^e for z >= 0.
 TAUSERVE_HOST_DEVICE inline float Weight(const WeightFunction& w, float z) {
   if (w.form == Form::kSquare) return z * z;
   if (w.form == Form::kLinear) return z;
-  return z > 0 ? powf(z, w.exponent) : 0.0f;
+  return z > 0 ? Power(z, w.exponent) : 0.0f;
 }
 
 // Power sums of z = max(u + y, 0): sum z^e, sum z^(e-1), sum z^(e-2), over z > 0. f = s0 - 1, f' = e s1,
@@ -55,7 +64,7 @@ TAUSERVE_HOST_DEVICE inline void Accumulate(const WeightFunction& w, float z, Po
     sums.s0 += z;
     sums.s1 += 1;
   } else {
-    const float p1 = powf(z, w.exponent - 1);
+    const float p1 = Power(z, w.exponent - 1);
     sums.s0 += p1 * z;
     sums.s1 += p1;
     sums.s2 += p1 / z;
