@@ -1,8 +1,8 @@
 // The candidates of a thread's two query rows, in shared memory: row 0's list grows up from the bottom of the thread's
 // entries and row 1's down from the top, so that they share the room. Four threads (a quad) hold parts of the same rows.
 //
-// An entry is the score above the row's floor, whose lowest 3 bits (2^-20 of it) are replaced by the accumulator's place
-// in its group of 8, and the group's number (tile * 8 + group). Raising the floor by d subtracts d from all entries and drops what falls to zero. Floors rise
+// An entry is the score above the row's floor, whose lowest 2 bits (2^-21 of it) are replaced by the accumulator's place
+// in its group of 4, and the group's number (tile * 16 + group). Raising the floor by d subtracts d from all entries and drops what falls to zero. Floors rise
 // by Newton's method on the norm (kernels/entmax/threshold.h), which from a lower bound never passes the threshold.
 #ifndef TAUSERVE_KERNELS_CUDA_CANDIDATE_LISTS_H_
 #define TAUSERVE_KERNELS_CUDA_CANDIDATE_LISTS_H_
@@ -14,7 +14,7 @@
 
 namespace tauserve::cuda {
 
-inline constexpr uint32_t kPlaceBits = 7;  // of an entry's score: which accumulator of its group
+inline constexpr uint32_t kPlaceBits = 3;  // of an entry's score: which accumulator of its group
 
 __device__ __forceinline__ uint2 LoadEntry(uint32_t at) {
   uint2 e;
@@ -29,56 +29,6 @@ __device__ __forceinline__ float LoadScore(uint32_t at) {
 __device__ __forceinline__ void StoreEntry(uint32_t at, uint32_t x, uint32_t y) {
   asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(x), "r"(y) : "memory");
 }
-
-// Groups of 8 accumulators that hold a score above its floor, as they come from the product. Sorting out which of the 8
-// waits until many have come together: then all threads of a warp have some, where at once few would (measured: 35 %
-// of all instructions before).
-template <int kThreads, int kSlots>
-struct PendingGroups {
-  static constexpr int kSlotBytes = kThreads * 36;
-  uint32_t first;   // shared address of the thread's first slot
-  uint32_t next;    // of its next free slot
-  uint32_t number;  // where the next group's number goes
-
-  __device__ __forceinline__ void Init(uint32_t base, int thread) {
-    first = base + thread * 16;
-    Clear();
-  }
-  __device__ __forceinline__ void Clear() {
-    next = first;
-    number = NumberAt(first);
-  }
-  __device__ __forceinline__ uint32_t NumberAt(uint32_t slot) const {
-    return slot + kThreads * 32 - threadIdx.x * 12;
-  }
-  __device__ __forceinline__ bool HasRoom(int groups) const {
-    return next + groups * kSlotBytes <= first + kSlots * kSlotBytes;
-  }
-  // Takes the group if not all of its scores have the sign bit set (`signs`: the conjunction of their bits).
-  __device__ __forceinline__ void PushIfAny(uint32_t signs, const float* c, uint32_t group) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ge.s32 p, %2, 0;\n"
-        "@p st.shared.v4.f32 [%0], {%4, %5, %6, %7};\n"
-        "@p st.shared.v4.f32 [%0 + %12], {%8, %9, %10, %11};\n"
-        "@p st.shared.u32 [%1], %3;\n@p add.u32 %0, %0, %13;\n@p add.u32 %1, %1, %13;\n}"
-        : "+r"(next), "+r"(number)
-        : "r"(signs), "r"(group), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]), "f"(c[4]), "f"(c[5]),
-          "f"(c[6]), "f"(c[7]), "n"(kThreads * 16), "n"(kSlotBytes)
-        : "memory");
-  }
-  __device__ __forceinline__ uint32_t Load(uint32_t slot, float (&c)[8]) const {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                   : "=f"(c[4 * half]), "=f"(c[4 * half + 1]), "=f"(c[4 * half + 2]),
-                     "=f"(c[4 * half + 3])
-                   : "r"(slot + half * kThreads * 16));
-    }
-    uint32_t group;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(group) : "r"(NumberAt(slot)));
-    return group;
-  }
-};
 
 // kStep: bytes between a thread's entries.
 template <int kStep, int kCapacity>
@@ -107,13 +57,13 @@ struct CandidateLists {
   // Row kRow takes accumulator `c` as `place` of `group` if its sign bit is clear. No branch, no check of room.
   template <int kRow>
   __device__ __forceinline__ void PushIfPositive(float c, uint32_t place, uint32_t group) {
-    const uint32_t bits = __float_as_uint(c);
-    const uint32_t entry = (bits & ~kPlaceBits) | place;
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ge.s32 p, %1, 0;\n@p st.shared.v2.u32 [%0], {%2, %3};\n"
+        "{\n.reg .pred p;\n.reg .b32 entry;\nsetp.ge.s32 p, %1, 0;\n"
+        "lop3.b32 entry, %1, %5, %2, 0xEA;\n@p st.shared.v2.u32 [%0], {entry, %3};\n"
         "@p add.u32 %0, %0, %4;\n}"
         : "+r"(next[kRow])
-        : "r"(bits), "r"(entry), "r"(group), "n"(kRow == 0 ? kStep : -kStep)
+        : "r"(__float_as_uint(c)), "r"(place), "r"(group), "n"(kRow == 0 ? kStep : -kStep),
+          "r"(~kPlaceBits)
         : "memory");
   }
 

@@ -24,8 +24,8 @@ enum class Pass : int32_t { kOutput = 0, kSum = 1, kSample = 2, kMaximum = 3 };
 // weight: a start from which one pass over all pages, rarely two, gives the threshold.
 inline constexpr int kSampleEvery = 8;
 inline constexpr int kFewestSampledPages = 8;
-inline constexpr float kSampleTolerance = 0.02f;  // of the norm
-inline constexpr int kMaxSamplePasses = 4;
+inline constexpr float kSampleTolerance = 0.1f;  // of the norm
+inline constexpr int kMaxSamplePasses = 3;
 
 struct DenseMessage {
   static constexpr int kNewBlock = -1, kEnd = -2, kPassEnd = -3;

@@ -321,13 +321,13 @@ struct DenseRowTile {
       if (!(sums.s1 > 0)) continue;
       const float excess = sums.s0 - 1;
       float up = -entmax::NormNewton(w, sums, 0.0f);
-      const bool close = fabsf(excess) < 0.2f;
+      const bool close = excess > -0.6f && excess < 1;
       if constexpr (kForm == entmax::Form::kSquare) {
         const float discriminant = sums.s1 * sums.s1 - count * excess;
         if (close && discriminant > 0) up = excess / (sums.s1 + sqrtf(discriminant));
       }
       // The step's error is of third order with squares, of second order without.
-      const float enough = kForm == entmax::Form::kSquare ? fmaxf(tolerance, 0.01f) : tolerance;
+      const float enough = kForm == entmax::Form::kSquare ? fmaxf(tolerance, 0.03f) : tolerance;
       again |= fabsf(excess) > w.exponent * enough;
       down |= up < 0 && floor[h] < kDeadFloor;
       floor[h] += up * width[h];

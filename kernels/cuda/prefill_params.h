@@ -12,7 +12,7 @@
 
 namespace tauserve::cuda {
 
-// Kept in the workspace, zeroed before a launch. Behind it: int32 dense_mask[blocks], float floors[blocks][rows].
+// Kept in the workspace, zeroed before a launch.
 struct PrefillCounters {
   int32_t next_block;        // of the search
   int32_t next_dense_block;  // of the dense kernel
@@ -29,6 +29,22 @@ struct PrefillParams {
   PrefillCounters* counters;
   int32_t* dense_mask;  // [num_blocks], a bit a row tile
   float* floors;        // [num_blocks][rows of a block], of dense row tiles
+  int parts;  // thread blocks that share a block's keys; the last to finish merges their candidates
+  int32_t*
+      merged;  // [num_blocks][row tiles of a block]: parts done, + kPartDense for each left to the dense kernel
+  char* exchange;  // [num_blocks][parts][row tiles of a block] ExchangeSlot
+};
+
+inline constexpr int kPartDense = 1 << 16;
+inline constexpr int kMaxParts = 8;
+inline constexpr int kMaxParted = 528;  // blocks x parts where there is more than one part
+
+// A row tile's candidates of one part, as its 128 threads hold them.
+struct ExchangeSlot {
+  static constexpr int kEntries = 64;  // at least a thread's capacity
+  float floor[128][2];
+  int32_t count[128][2];
+  uint2 entry[kEntries][128];  // row 0's first, then row 1's
 };
 
 // A query row. Scores are kept as raw dot products plus the bias in the same units, so that

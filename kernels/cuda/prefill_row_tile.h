@@ -21,7 +21,6 @@ struct RowTileSearch {
   using Shape = SearchShape<kDim, kWarpgroups>;
   using Control = SearchControl<Shape::kStages, kWarpgroups>;
   using Lists = CandidateLists<Shape::kStep, Shape::kCapacity>;
-  using Pending = PendingGroups<Shape::kConsumers, Shape::kPending>;
   static constexpr int kCapacity = Shape::kCapacity;
 
   const PrefillParams& p;
@@ -44,7 +43,6 @@ struct RowTileSearch {
   bool ready = false;     // all the warp's rows have floors
   bool row_ready[2];
   Lists lists;
-  Pending pending;
   uint32_t query[kDim / 16][4];
   uint32_t bias[4];
   float floor[2], inverse_width[2];
@@ -162,7 +160,6 @@ struct RowTileSearch {
     reserve = kCapacity / 3;
     scored_partly = 0;
     lists.Clear();
-    pending.Clear();
     biased = __any_sync(~0u, bias_any);
     if (!biased) SetBias(0);
   }
@@ -212,12 +209,12 @@ struct RowTileSearch {
     Release();
     if (tile < first_whole || tile > last_whole) [[unlikely]]
       Mask(c, tile);
-    const bool due = seen == next_raise;
     seen++;
+    const bool due = seen == next_raise;
     if (!overflow) Collect(c, tile, due);
     if (due) [[unlikely]] {
       next_raise *= 2;
-      if (seen > 4) ChooseDense();
+      if (seen >= 4) ChooseDense();
     }
     return known ? next_tile : AwaitStage();
   }
@@ -243,115 +240,62 @@ struct RowTileSearch {
     }
   }
 
-  // Keeps the scores above the floors: their groups, if there is room for them, or one by one. `raise`: floors are due
-  // to be raised before.
-  __device__ __forceinline__ void Collect(float (&c)[64], int tile, bool raise) {
-    const bool unready = !ready;
-    bool due = raise || unready;
+  // Puts the scores above the floors into the lists; raises the floors after, if that is due or the lists get full.
+  __device__ __forceinline__ void Collect(float (&c)[64], int tile, bool due) {
     for (int attempt = 0;; attempt++) {
-      uint32_t signs[8];  // sign bit clear: one of the thread's scores 8g to 8g + 7 passed
-      uint32_t none = 0;
-#pragma unroll
-      for (int g = 7; g >= 0; g--) {
-        signs[g] = __float_as_uint(c[8 * g]);
-#pragma unroll
-        for (int i = 1; i < 8; i++) signs[g] &= __float_as_uint(c[8 * g + i]);
-        none = __funnelshift_l(signs[g], none, 1);
-      }
-      const uint32_t mine = ~none & 0xffu;
-      if (!__any_sync(~0u, mine || due)) return;
-      if (__all_sync(~0u, pending.HasRoom(__popc(mine)) && !due)) {
-#pragma unroll
-        for (int g = 0; g < 8; g++) pending.PushIfAny(signs[g], &c[8 * g], tile * 8 + g);
-        return;
-      }
-      due = false;
-      if (attempt == 0) {
-        float raised[2] = {0, 0};
-        Flush(raised);
-        if (raise || __any_sync(~0u, !lists.HasRoom(reserve))) RaiseFloors(raised);
-        Lower(c, raised);
-        if (overflow) return;
-      }
-      if (attempt == 1 || (attempt == 0 && unready)) {
+      if (attempt == 0 ? !ready : attempt == 2) [[unlikely]]
         RaiseInRegisters(c);
-        attempt = 1;
-      } else if (attempt > 1) {
-        int passed = 0;
+      uint32_t none = 0;  // bit g: none of the thread's scores 4g to 4g + 3 passed
 #pragma unroll
-        for (int i = 0; i < 64; i++) passed += __float_as_int(c[i]) >= 0;
-        if (__any_sync(~0u, !lists.HasRoom(passed))) {
-          overflow = true;
-        } else {
-          PushGroups(c, tile);
+      for (int g = 15; g >= 0; g--) {
+        uint32_t signs = __float_as_uint(c[4 * g]);
+#pragma unroll
+        for (int i = 1; i < 4; i++) signs &= __float_as_uint(c[4 * g + i]);
+        none = __funnelshift_l(signs, none, 1);
+      }
+      const uint32_t mine = ~none & 0xffffu;
+      const uint32_t any = __reduce_or_sync(~0u, mine);
+      if (any != 0) {
+        if (!__all_sync(~0u, lists.HasRoom(4 * __popc(mine)))) [[unlikely]] {
+          int passed = 0;
+#pragma unroll
+          for (int i = 0; i < 64; i++) passed += __float_as_int(c[i]) >= 0;
+          if (!__all_sync(~0u, lists.HasRoom(passed))) {
+            if (attempt == 2) {
+              overflow = true;
+              return;
+            }
+            if (attempt == 0) {
+              float raised[2] = {0, 0};
+              RaiseFloors(raised);
+#pragma unroll
+              for (int i = 0; i < 64; i++) c[i] -= raised[i / 2 % 2];
+            }
+            continue;
+          }
         }
-        return;
+        PushGroups(c, tile, any);
+        due |= __any_sync(~0u, !lists.HasRoom(reserve));
       }
-    }
-  }
-
-  __device__ __forceinline__ void Lower(float (&c)[64], const float (&by)[2]) {
-#pragma unroll
-    for (int i = 0; i < 64; i++) c[i] -= by[i / 2 % 2];
-  }
-
-  __device__ __forceinline__ void PushGroups(const float (&c)[64], int tile) {
-#pragma unroll
-    for (int i = 0; i < 64; i += 4) {
-      const uint32_t group = tile * 8 + i / 8;
-      lists.template PushIfPositive<0>(c[i], i % 8, group);
-      lists.template PushIfPositive<0>(c[i + 1], i % 8 + 1, group);
-      lists.template PushIfPositive<1>(c[i + 2], i % 8 + 2, group);
-      lists.template PushIfPositive<1>(c[i + 3], i % 8 + 3, group);
-    }
-  }
-
-  // Whether the lists have room for a group's candidates, if need be after raising the floors. Sets `overflow` if not.
-  __device__ __forceinline__ bool MakeRoom(float (&c)[8], float (&raised)[2]) {
-#pragma unroll 1
-    for (int attempt = 0; attempt < 2; attempt++) {
-      int passed = 0;
-#pragma unroll
-      for (int i = 0; i < 8; i++) passed += __float_as_int(c[i]) >= 0;
-      if (__all_sync(~0u, lists.HasRoom(passed))) return true;
-      if (attempt == 1) break;
-      const float before[2] = {raised[0], raised[1]};
-      RaiseFloors(raised);
-#pragma unroll
-      for (int i = 0; i < 8; i++) c[i] -= raised[i / 2 % 2] - before[i / 2 % 2];
-    }
-    overflow = true;
-    return false;
-  }
-
-  // Moves the pending groups' candidates into the lists. Raises the floors where the lists would be full, by `raised`
-  // in all; sets `overflow` where that is not enough.
-  __device__ __forceinline__ void Flush(float (&raised)[2]) {
-    const uint32_t bytes = pending.next - pending.first;
-    const uint32_t longest = __reduce_max_sync(~0u, bytes);
-#pragma unroll 1
-    for (uint32_t e = 0; e < longest; e += Pending::kSlotBytes) {
-      float c[8];
-      uint32_t group = 0;
-      if (e < bytes) {
-        group = pending.Load(pending.first + e, c);
-#pragma unroll
-        for (int i = 0; i < 8; i++) c[i] -= raised[i / 2 % 2];
-      } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) c[i] = -1;
+      if (due) {
+        float raised[2] = {0, 0};
+        RaiseFloors(raised);
       }
-      if (__any_sync(~0u, !lists.HasRoom(8)) && !MakeRoom(c, raised)) break;
-      lists.template PushIfPositive<0>(c[0], 0, group);
-      lists.template PushIfPositive<0>(c[1], 1, group);
-      lists.template PushIfPositive<1>(c[2], 2, group);
-      lists.template PushIfPositive<1>(c[3], 3, group);
-      lists.template PushIfPositive<0>(c[4], 4, group);
-      lists.template PushIfPositive<0>(c[5], 5, group);
-      lists.template PushIfPositive<1>(c[6], 6, group);
-      lists.template PushIfPositive<1>(c[7], 7, group);
+      return;
     }
-    pending.Clear();
+  }
+
+  // `groups`: those in which some thread of the warp has a score to keep.
+  __device__ __forceinline__ void PushGroups(const float (&c)[64], int tile, uint32_t groups) {
+#pragma unroll
+    for (int g = 0; g < 16; g++) {
+      if (!(groups >> g & 1)) continue;
+      const uint32_t group = tile * 16 + g;
+      lists.template PushIfPositive<0>(c[4 * g], 0, group);
+      lists.template PushIfPositive<0>(c[4 * g + 1], 1, group);
+      lists.template PushIfPositive<1>(c[4 * g + 2], 2, group);
+      lists.template PushIfPositive<1>(c[4 * g + 3], 3, group);
+    }
   }
 
   // Floors from this tile's scores alone: maximum - width, then two Newton steps. Scores of rows that had no floor are
@@ -469,6 +413,8 @@ struct RowTileSearch {
   }
 
   __device__ void Finish();
+  __device__ __forceinline__ bool MergeParts();
+  __device__ __forceinline__ void AddScored();
   __device__ __forceinline__ void LeaveToDense();
   __device__ __forceinline__ void AddBlockStats(const RowCounts (&rows)[2]);
 };

@@ -9,11 +9,11 @@ namespace tauserve::cuda {
 
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
-  if (dense) LeaveToDense();
-  if (idle) return;
-  float raised[2] = {0, 0};
-  Flush(raised);
-  if (WarpgroupCount(BarrierId(), overflow) > 0) return LeaveToDense();
+  if (idle && !dense) return;
+  if (!dense) dense = WarpgroupCount(BarrierId(), overflow) > 0;
+  if (p.args.stats) AddScored();
+  if (p.parts > 1 && !MergeParts()) return;
+  if (dense) return LeaveToDense();
   const Slice slice = p.args.slices[block.slice];
   const int first = block.first_row + warpgroup * kTileRows + warp * 16 + lane / 4;
   const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
@@ -57,6 +57,102 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
   if (p.args.stats) AddBlockStats(counts);
 }
 
+// Hands this part's candidates over, and, if it is the last of the row tile's, takes all others' in. Whether it is.
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergeParts() {
+  const int thread = threadIdx.x & 127;
+  const int tile = block.index * kWarpgroups + warpgroup;
+  ExchangeSlot* slots = reinterpret_cast<ExchangeSlot*>(p.exchange);
+  const auto slot_of = [&](int part) -> ExchangeSlot& {
+    return slots[(static_cast<int64_t>(block.index) * p.parts + part) * kWarpgroups + warpgroup];
+  };
+  ExchangeSlot& mine = slot_of(block.part);
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int count = dense ? 0 : lists.Count(h);
+    const int before = h == 0 || dense ? 0 : lists.Count(0);
+    mine.floor[thread][h] = floor[h];
+    mine.count[thread][h] = count;
+    for (int e = 0; e < count; e++) {
+      mine.entry[before + e][thread] =
+          LoadEntry(h == 0 ? lists.bottom + e * Shape::kStep : lists.Top() - e * Shape::kStep);
+    }
+  }
+  __threadfence();
+  WarpgroupSync(BarrierId());
+  if (thread == 0) {
+    control.merged[warpgroup] = atomicAdd(&p.merged[tile], 1 + (dense ? kPartDense : 0));
+  }
+  WarpgroupSync(BarrierId());
+  const int merged = control.merged[warpgroup];
+  if (merged % kPartDense != p.parts - 1) {
+    dense = false;
+    return false;
+  }
+  __threadfence();
+  if (merged >= kPartDense) dense = true;
+  float most[2] = {floor[0], floor[1]}, raise[2];
+  for (int part = 0; part < p.parts; part++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      most[h] = fmaxf(most[h], __ldcg(&slot_of(part).floor[thread][h]));
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    raise[h] = floor[h] == kNoFloor ? 0.0f : most[h] - floor[h];
+    floor[h] = most[h];
+  }
+  if (dense) return true;
+  lists.Raise(raise);
+  for (int part = 0; part < p.parts; part++) {
+    if (part == block.part) continue;
+    const ExchangeSlot& other = slot_of(part);
+    int before = 0;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int count = __ldcg(&other.count[thread][h]);
+      const float lift = __ldcg(&other.floor[thread][h]) - floor[h];
+      for (int e = before; e < before + count; e++) {
+        const uint2 entry = __ldcg(&other.entry[e][thread]);
+        const float z = __uint_as_float(entry.x) + lift;
+        if (!(z > 0)) continue;
+        if (lists.HasRoom(1)) {
+          StoreEntry(lists.next[h], (__float_as_uint(z) & ~kPlaceBits) | (entry.x & kPlaceBits),
+                     entry.y);
+          lists.next[h] += h == 0 ? Shape::kStep : -Shape::kStep;
+        } else {
+          overflow = true;
+        }
+      }
+      before += count;
+    }
+  }
+  __syncwarp();
+  dense = WarpgroupCount(BarrierId(), overflow) > 0;
+  return true;
+}
+
+// Keys scored by this part; what all parts have in common is in AddBlockStats.
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddScored() {
+  if (dense) return;  // the dense kernel counts all keys of the row tile
+  int64_t scored = 0;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if ((lane & 3) == 0 && floor[h] < kDeadFloor) {
+      scored += static_cast<int64_t>(seen) * kSearchKeys;
+    }
+  }
+  if ((lane & 3) == 0) scored += scored_partly;
+  scored = WarpSum(scored);
+  if (lane != 0) return;
+  AttentionStats* stats = p.args.stats + block.slice;
+  AddTo(&stats->keys_scored, scored);
+  const int pages = CeilDiv(keys.visible.end, kPageTokens) - keys.visible.begin / kPageTokens;
+  if (warp == 0) AddTo(&stats->blocks_scored, min(pages, 2 * seen));
+}
+
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::LeaveToDense() {
   dense = false;
@@ -77,17 +173,14 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddBloc
     const RowCounts (&counts)[2]) {
   AttentionStats* stats = p.args.stats + block.slice;
   AddRowStats(stats, counts, lane);
-  int64_t considered = 0, scored = 0;
+  int64_t considered = 0;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     if ((lane & 3) != 0 || !counts[h].live) continue;
     const KeyRange range = Visible(rows[8 * h].position);
     considered += range.end - range.begin;
-    scored += static_cast<int64_t>(seen) * kSearchKeys;
   }
-  if ((lane & 3) == 0) scored += scored_partly;
   considered = WarpSum(considered);
-  scored = WarpSum(scored);
   int support = 0;
   if ((lane & 3) == 0) support = counts[0].support + counts[1].support;
   support = WarpSum(support);
@@ -98,13 +191,11 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddBloc
   *word = 0;
   if (lane == 0) {
     AddTo(&stats->keys_considered, considered);
-    AddTo(&stats->keys_scored, scored);
     AddTo(&stats->kv_bytes_read, static_cast<int64_t>(support) * kDim * 2);
     AddTo(&stats->blocks_attended, attended);
     if (warp == 0) {
       const int pages = CeilDiv(keys.visible.end, kPageTokens) - keys.visible.begin / kPageTokens;
       AddTo(&stats->blocks_considered, pages);
-      AddTo(&stats->blocks_scored, min(pages, 2 * seen));
     }
   }
 }

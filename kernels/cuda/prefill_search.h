@@ -24,14 +24,14 @@ struct StageMessage {
   int32_t index;
   float key_norm;    // largest of the block's keys, 0 = unknown
   int32_t sequence;  // number of the block in this thread block
-  int32_t unused;
+  int32_t part;      // of the block's keys
 };
 
 template <int kDim, int kWarpgroups>
 struct SearchShape {
   static constexpr int kChunks = (kDim + 63) / 64;
   static constexpr int kStageBytes = kSearchKeys * 128 * kChunks;
-  static constexpr int kStages = kChunks == 1 ? 3 : 2;
+  static constexpr int kStages = kChunks == 1 ? 4 : kChunks == 2 ? 3 : 2;
   static constexpr int kRows = kTileRows * kWarpgroups;
   static constexpr int kConsumers = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumers + 128;
@@ -39,12 +39,11 @@ struct SearchShape {
   static constexpr int kBitmapBytes = kWarpgroups * kAttendedBits / 8;
   static constexpr int kControlBytes = 1024 + kRows * 16;  // SearchControl
   static constexpr int kSharedLimit = 232448;
-  static constexpr int kPending = kChunks == 1 ? 4 : 3;  // groups of scores that a thread may hold
-  static constexpr int kPendingBytes = kConsumers * kPending * 36;
   static constexpr int kStep = kConsumers * 8;  // of a candidate list
   static constexpr int kFixedBytes =
-      1024 + kStages * kStageBytes + kBiasBytes + kBitmapBytes + kControlBytes + kPendingBytes;
+      1024 + kStages * kStageBytes + kBiasBytes + kBitmapBytes + kControlBytes;
   static constexpr int kCapacity = (kSharedLimit - kFixedBytes) / kStep;
+  static_assert(kCapacity <= ExchangeSlot::kEntries);
   static constexpr int kSharedBytes = kFixedBytes + kCapacity * kStep;
 };
 
@@ -72,6 +71,7 @@ struct SearchControl {
   RowConstants row[kWarpgroups * kTileRows];
   int64_t
       oldest_key[kWarpgroups * 4];  // sequence << 32 | first key that a warp still needs (ALiBi)
+  int32_t merged[kWarpgroups];      // what PrefillParams::merged was
   int32_t
       stopped[kWarpgroups];  // sequence of the last block that a warpgroup left to the dense kernel
 };
@@ -146,12 +146,13 @@ struct SearchProducer {
       if (lane == 0) index = atomicAdd(&p.counters->next_block, 1);
       index = __shfl_sync(~0u, index, 0);
       StageMessage message{};
-      if (index >= p.num_blocks) {
+      if (index >= p.num_blocks * p.parts) {
         message.tile = StageMessage::kEnd;
         if (lane == 0) Send(message);
         return;
       }
-      RunBlock(index, sequence, message);
+      message.part = index % p.parts;
+      RunBlock(index / p.parts, sequence, message);
       __syncwarp();
     }
   }
@@ -193,7 +194,7 @@ struct SearchProducer {
     message.sequence = sequence;
     Send(message);
     int sent = 0;
-    for (int i = 0; i < order.Count(); i++) {
+    for (int i = message.part; i < order.Count(); i += p.parts) {
       const int tile = order.At(i);
       if (AllStopped(sequence)) break;
       if (norm > 0 && tile < order.pivot && (tile + 1) * kSearchKeys <= OldestKey(sequence)) break;
@@ -203,7 +204,7 @@ struct SearchProducer {
     if (p.args.stats) {
       const int pages = min(2 * sent, last_page - first_page + 1);
       AttentionStats* stats = p.args.stats + block.slice;
-      AddTo(&stats->pages_considered, last_page - first_page + 1);
+      if (message.part == 0) AddTo(&stats->pages_considered, last_page - first_page + 1);
       AddTo(&stats->pages_read, pages);
       AddTo(&stats->kv_bytes_read, static_cast<int64_t>(pages) * kPageTokens * kDim * 2);
     }

@@ -19,8 +19,7 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
   char* bias_columns = base + Shape::kStages * Shape::kStageBytes;
   char* bitmaps = bias_columns + Shape::kBiasBytes;
   Control& control = *reinterpret_cast<Control*>(bitmaps + Shape::kBitmapBytes);
-  const uint32_t pending = SharedAddress(bitmaps + Shape::kBitmapBytes + Shape::kControlBytes);
-  const uint32_t entries = pending + Shape::kPendingBytes;
+  const uint32_t entries = SharedAddress(bitmaps + Shape::kBitmapBytes + Shape::kControlBytes);
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; s++) {
       BarrierInit(SharedAddress(&control.full[s]), 1);
@@ -60,7 +59,6 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
         lane};
     search.lists.bottom = entries + threadIdx.x * 8;
     search.lists.Clear();
-    search.pending.Init(pending, threadIdx.x);
     search.Run();
   }
 }

@@ -13,7 +13,9 @@ namespace {
 
 constexpr int64_t kCacheShare =
     34 << 20;  // bytes of the L2 that keys and values of heads worked on together may take
+constexpr int kFewestPartKeys = 4096;  // of the longest row, for every part
 constexpr int kMostRowsPerBlock = 192;
+constexpr int kMostTilesPerBlock = 3;
 constexpr int kFewestRowsPerBlock = 128;
 
 int Warpgroups(int head_dim) { return head_dim <= 128 ? 3 : 2; }
@@ -67,6 +69,24 @@ const Device& CurrentDevice() {
   return device;
 }
 
+// How many thread blocks to a block of rows: where blocks are few and see many keys (a chunk behind a long prefix), the
+// smallest number that fills the multiprocessors' last round well.
+int ChooseParts(int blocks, int most_keys, int multiprocessors) {
+  if (blocks >= kMaxParted / 2) return 1;
+  int best = 1;
+  double best_use = 0;
+  for (int parts = 1; parts <= kMaxParts && blocks * parts <= kMaxParted; parts++) {
+    if (parts > 1 && most_keys < parts * kFewestPartKeys) break;
+    const int rounds = CeilDiv(blocks * parts, multiprocessors);
+    const double use = static_cast<double>(blocks * parts) / (rounds * multiprocessors);
+    if (use > best_use + 0.05) {
+      best = parts;
+      best_use = use;
+    }
+  }
+  return best;
+}
+
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 void Launch(const PrefillParams& p) {
   using Search = SearchShape<kDim, kWarpgroups>;
@@ -82,8 +102,10 @@ void Launch(const PrefillParams& p) {
   }();
   (void)configured;
   const CUtensorMap keys = PageMap(p.args.keys, p.args), values = PageMap(p.args.values, p.args);
-  const int grid = std::min(p.num_blocks, CurrentDevice().multiprocessors);
-  search<<<grid, Search::kThreads, Search::kSharedBytes, p.args.stream>>>(keys, p);
+  const int most = CurrentDevice().multiprocessors;
+  const int grid = std::min(p.num_blocks, most);
+  search<<<std::min(p.num_blocks * p.parts, most), Search::kThreads, Search::kSharedBytes,
+           p.args.stream>>>(keys, p);
   CUDA_CHECK(cudaGetLastError());
   dense<<<grid, Dense::kThreads, Dense::kSharedBytes, p.args.stream>>>(keys, values, p);
   CUDA_CHECK(cudaGetLastError());
@@ -122,8 +144,9 @@ size_t PrefillSm90WorkspaceBytes(int max_rows, int max_slices, int num_heads) {
   const int64_t rows = static_cast<int64_t>(max_rows) * num_heads +
                        static_cast<int64_t>(max_slices) * num_heads * kMostRowsPerBlock;
   const int64_t blocks = rows / kFewestRowsPerBlock + 1;
-  return sizeof(PrefillCounters) + 16 + (blocks + 4) * sizeof(int32_t) +
-         (rows + kMostRowsPerBlock) * sizeof(float);
+  return sizeof(PrefillCounters) + 64 + (blocks + 4) * sizeof(int32_t) +
+         (rows + kMostRowsPerBlock) * sizeof(float) +
+         kMaxParted * kMostTilesPerBlock * (sizeof(int32_t) + sizeof(ExchangeSlot));
 }
 
 void PrefillSm90(const AttentionArgs& args) {
@@ -145,13 +168,23 @@ void PrefillSm90(const AttentionArgs& args) {
   const int64_t head_bytes = static_cast<int64_t>(most_keys) * args.head_dim * 4;
   p.head_group = static_cast<int>(
       std::clamp<int64_t>(kCacheShare / std::max<int64_t>(head_bytes, 1), 1, args.num_kv_heads));
-  p.counters = static_cast<PrefillCounters*>(args.workspace);
-  p.dense_mask = reinterpret_cast<int32_t*>(p.counters + 1);
-  p.floors = reinterpret_cast<float*>(p.dense_mask + (p.num_blocks + 3) / 4 * 4);
-  const size_t zeroed = sizeof(PrefillCounters) + p.num_blocks * sizeof(int32_t);
-  const size_t needed =
-      reinterpret_cast<char*>(p.floors + static_cast<int64_t>(p.num_blocks) * rows) -
-      static_cast<char*>(args.workspace);
+  p.parts = ChooseParts(p.num_blocks, most_keys, CurrentDevice().multiprocessors);
+  const int tiles = p.num_blocks * Warpgroups(args.head_dim);
+  // What must be zero comes first.
+  char* at = static_cast<char*>(args.workspace);
+  const auto take = [&](int64_t bytes) {
+    char* const begin = at;
+    at += (bytes + 15) / 16 * 16;
+    return begin;
+  };
+  p.counters = reinterpret_cast<PrefillCounters*>(take(sizeof(PrefillCounters)));
+  p.dense_mask = reinterpret_cast<int32_t*>(take(p.num_blocks * sizeof(int32_t)));
+  p.merged = reinterpret_cast<int32_t*>(take(p.parts > 1 ? tiles * sizeof(int32_t) : 0));
+  const size_t zeroed = at - static_cast<char*>(args.workspace);
+  p.floors =
+      reinterpret_cast<float*>(take(static_cast<int64_t>(p.num_blocks) * rows * sizeof(float)));
+  p.exchange = take(p.parts > 1 ? static_cast<int64_t>(tiles) * p.parts * sizeof(ExchangeSlot) : 0);
+  const size_t needed = at - static_cast<char*>(args.workspace);
   TAUSERVE_CHECK(needed <= args.workspace_bytes, "workspace");
   CUDA_CHECK(cudaMemsetAsync(args.workspace, 0, zeroed, args.stream));
   switch (args.head_dim) {

@@ -7,9 +7,9 @@
 
 namespace tauserve::cuda {
 
-// The key of a lane's accumulator `place` (hopper.h) of a group: 16 keys a group, 8 groups a tile.
+// The key of a lane's accumulator `place` (hopper.h) of a group: 8 keys a group, 16 groups a tile.
 __device__ __forceinline__ int KeyOfEntry(uint32_t group, uint32_t place, int lane) {
-  return static_cast<int>(group * 16 + (place >> 2) * 8 + (place & 1)) + (lane & 3) * 2;
+  return static_cast<int>(group * 8 + (place & 1)) + (lane & 3) * 2;
 }
 
 // Rewrites a thread's entries from (score over the floor, tile) to (weight, row of the value pool), dropping what the

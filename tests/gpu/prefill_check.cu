@@ -350,6 +350,13 @@ std::vector<Case> Cases() {
     add({.name = d + "gqa 3", .slices = {{700, 33}}, .heads = 6, .kv_heads = 2, .dim = dim});
     add({.name = d + "gqa 8", .slices = {{700, 33}}, .heads = 8, .kv_heads = 1, .dim = dim});
     add({.name = d + "chunk", .slices = {{300, 5000}}, .dim = dim});
+    add({.name = d + "parts", .slices = {{500, 20000}}, .dim = dim});
+    add({.name = d + "parts wide", .slices = {{200, 20000}, {3, 0}}, .dim = dim, .sigma = 0.4f});
+    add({.name = d + "parts alibi",
+         .slices = {{200, 12000}},
+         .dim = dim,
+         .slope = {0, 0.01f},
+         .window = 9000});
     add({.name = d + "sigma 1", .slices = {{4096, 0}}, .dim = dim, .sigma = 1});
     add({.name = d + "sigma 0.5", .slices = {{4096, 0}}, .dim = dim, .sigma = 0.5f});
     add({.name = d + "few large", .slices = {{4096, 0}}, .dim = dim, .data = Data::kFewLarge});
