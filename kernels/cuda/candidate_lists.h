@@ -1,9 +1,10 @@
 // The candidates of a thread's two query rows, in shared memory: row 0's list grows up from the bottom of the thread's
 // entries and row 1's down from the top, so that they share the room. Four threads (a quad) hold parts of the same rows.
 //
-// An entry is the score above the row's floor, whose lowest 2 bits (2^-21 of it) are replaced by the accumulator's place
-// in its group of 4, and the group's number (tile * 16 + group). Raising the floor by d subtracts d from all entries and drops what falls to zero. Floors rise
-// by Newton's method on the norm (kernels/entmax/threshold.h), which from a lower bound never passes the threshold.
+// An entry is the score above the row's floor, whose lowest 2 bits (2^-21 of it) are replaced by the accumulator's
+// place in its group of 4, and the group's number (tile * 16 + group). Raising the floor by d subtracts d from all
+// entries and drops what falls to zero. Floors rise by Newton's method on the norm (kernels/entmax/threshold.h),
+// which from a lower bound never passes the threshold.
 #ifndef TAUSERVE_KERNELS_CUDA_CANDIDATE_LISTS_H_
 #define TAUSERVE_KERNELS_CUDA_CANDIDATE_LISTS_H_
 

@@ -61,6 +61,8 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 __device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergeParts() {
   const int thread = threadIdx.x & 127;
+  float raised[2] = {0, 0};
+  if (!dense) RaiseFloors(raised);  // fewer candidates to hand over
   const int tile = block.index * kWarpgroups + warpgroup;
   ExchangeSlot* slots = reinterpret_cast<ExchangeSlot*>(p.exchange);
   const auto slot_of = [&](int part) -> ExchangeSlot& {
@@ -105,6 +107,7 @@ __device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergePa
   }
   if (dense) return true;
   lists.Raise(raise);
+#pragma unroll 1
   for (int part = 0; part < p.parts; part++) {
     if (part == block.part) continue;
     const ExchangeSlot& other = slot_of(part);
@@ -127,8 +130,9 @@ __device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergePa
       }
       before += count;
     }
+    __syncwarp();
+    RaiseFloors(raised);  // makes room for the next part's
   }
-  __syncwarp();
   dense = WarpgroupCount(BarrierId(), overflow) > 0;
   return true;
 }

@@ -4,7 +4,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_check.h"
-#include "kernels/cuda/prefill_dense_tile.h"
+#include "kernels/cuda/prefill_dense_kernel.h"
 #include "kernels/cuda/prefill_search_kernel.h"
 #include "kernels/cuda/prefill_sm90.h"
 

@@ -1,6 +1,9 @@
 // Checks kernels/cuda/prefill_sm90 against a double-precision reference on sampled rows, over shapes, features and
 // adversarial inputs, and times it. Needs a Hopper GPU and nothing else.
 //
+// nvcc -O3 -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a tests/gpu/prefill_check.cu kernels/cuda/prefill_sm90.cu
+//
+//   prefill_check plan              how work is cut into blocks, on the host; needs no GPU
 //   prefill_check check [name]      every case (or those whose name contains `name`); exit status 1 if one fails
 //   prefill_check one <head_dim> <tokens> <sigma>   one shape, for a profiler
 //   prefill_check time [full]       one JSON object a line: shape, sigma, milliseconds (median), statistics
@@ -9,13 +12,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/prefill_plan.h"
 #include "kernels/cuda/prefill_sm90.h"
 
 namespace tauserve::cuda {
@@ -413,6 +420,43 @@ std::vector<Case> Cases() {
   return cases;
 }
 
+// Every tile of keys once, every block of rows once.
+int CheckPlan() {
+  std::mt19937 random(1);
+  auto below = [&](int n) { return static_cast<int>(random() % n); };
+  int bad = 0;
+  for (int i = 0; i < 100000; i++) {
+    const int context = below(600), tokens = 1 + below(600), total = context + tokens;
+    const int low = context + below(tokens), high = low + below(total - low);
+    const bool causal = below(4) > 0;
+    const int window = causal && below(3) == 0 ? 1 + below(500) : 0;
+    const TileOrder order = MakeTileOrder(low, high, total, causal, window, below(2) == 0, 128);
+    std::set<int> tiles;
+    for (int k = 0; k < order.Count(); k++) tiles.insert(order.At(k));
+    bad += static_cast<int>(tiles.size()) != order.Count() || *tiles.begin() != order.first ||
+           *tiles.rbegin() != order.last;
+  }
+  for (int i = 0; i < 2000; i++) {
+    std::vector<Slice> slices(1 + below(5));
+    const int group = 1 + below(8), kv_heads = 1 + below(9), head_group = 1 + below(kv_heads);
+    int blocks = 0;
+    for (Slice& s : slices) {
+      s.num_tokens = 1 + below(500);
+      blocks += BlocksOfSlice(s, group, 192);
+    }
+    std::set<std::tuple<int, int, int>> seen;
+    for (int k = 0; k < blocks * kv_heads; k++) {
+      const Block b = BlockAt(k, slices.data(), static_cast<int>(slices.size()), blocks, kv_heads,
+                              head_group, group, 192);
+      bad += b.first_row < 0 || b.first_row >= slices[b.slice].num_tokens * group;
+      seen.insert({b.slice, b.kv_head, b.first_row});
+    }
+    bad += static_cast<int>(seen.size()) != blocks * kv_heads;
+  }
+  std::printf("plan: %d bad\n", bad);
+  return bad > 0;
+}
+
 int Check(const std::string& filter) {
   int failed = 0, run = 0;
   for (const Case& c : Cases()) {
@@ -541,6 +585,7 @@ void TimeAll(bool full) {
 
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
+  if (mode == "plan") return tauserve::cuda::CheckPlan();
   if (mode == "check") return tauserve::cuda::Check(argc > 2 ? argv[2] : "");
   if (mode == "one" && argc > 4) {
     tauserve::cuda::Time({.name = "one",
