@@ -68,8 +68,13 @@ function(tauserve_cuda_library name)
   set(flags -std=c++20 -O3 -DNDEBUG -lineinfo -Werror=all-warnings -Xcompiler=-fPIC,-Wall,-Wextra
             -Xcompiler=-fvisibility=hidden,-Wno-sign-compare --expt-relaxed-constexpr
             -I${PROJECT_SOURCE_DIR})
+  set(codes)
+  set(hopper_codes)  # of sources that end in _sm90.cu
   foreach(code ${TAUSERVE_CUDA_GENCODE})
-    list(APPEND flags -gencode ${code})
+    list(APPEND codes -gencode ${code})
+    if(code MATCHES "sm_90a")
+      list(APPEND hopper_codes -gencode ${code})
+    endif()
   endforeach()
   set(objects)
   foreach(source ${arg_SOURCES})
@@ -77,10 +82,14 @@ function(tauserve_cuda_library name)
       list(APPEND objects ${source})
       continue()
     endif()
+    set(source_codes ${codes})
+    if(source MATCHES "_sm90\\.cu$")
+      set(source_codes ${hopper_codes})
+    endif()
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
     add_custom_command(
       OUTPUT ${object}
-      COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${TAUSERVE_NVCC} ${flags} -MD -MF ${object}.d -MT
+      COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${TAUSERVE_NVCC} ${flags} ${source_codes} -MD -MF ${object}.d -MT
               ${object} -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
       DEPENDS ${source} DEPFILE ${object}.d COMMENT "Building CUDA object ${source}.o" VERBATIM)
     set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)

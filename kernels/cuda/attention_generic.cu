@@ -137,6 +137,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   b.pages = args.page_table + b.slice.first_page;
   const Head head = args.heads[b.head];
   b.softmax = head.alpha == 1;
+  if (args.softmax_heads_only && !b.softmax) return;
   b.bounded = !b.softmax && args.causal && head.alibi_slope > 0 && args.page_key_norms != nullptr;
   b.weight = entmax::MakeWeightFunction(b.softmax ? 2 : head.alpha);
   const int stretch = b.slice.context_tokens / kPageTokens + blockIdx.x;

@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const BackendOption
 
 CudaBackend::CudaBackend(const GpuProperties& gpu) {
   device_.name = absl::StrCat("cuda (", gpu.name, ", sm_", gpu.major, gpu.minor, ")");
+  multiprocessors_ = gpu.multiprocessors;
   device_.native_bf16 = true;
   device_.own_memory = true;
   FirstCudaError() = {};
@@ -116,6 +117,7 @@ absl::Status CudaBackend::CreateKvCache(const KvCacheSpec& spec) {
   CUDA_CHECK(cudaMemGetInfo(&free, &total));
   kv_ = GpuBuffer(kv_layout_.bytes());
   heads_.clear();
+  plans_.clear();
   heads_.resize(spec.num_layers);
   graphs_.Forget();
   return NeedMemory(kv_, absl::StrCat("a KV cache of ", spec.num_pages, " pages"),

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/decode_plan.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/linear.h"
@@ -72,11 +73,25 @@ class CudaBackend : public Backend {
     GpuBuffer device;
   };
 
+  // The plan of a step's decode rows for layers whose heads are alike in what plans depend on.
+  struct StepPlan {
+    uint64_t layers = 0;   // the signature of such layers
+    bool current = false;  // made in this step
+    DecodePlanOptions options;
+    DecodePlan plan;
+    GpuBuffer host{0, GpuBuffer::Kind::kPinned}, device;  // of the same bytes
+  };
+
   explicit CudaBackend(const GpuProperties& gpu);
   void Keep(const absl::Status& status);
   // Whether operations are to be queued at all.
   bool Works() const;
   const Head* HeadsOf(int layer, const AttentionSpec& spec);
+  // nullptr where memory was short.
+  StepPlan* PlanOf(const AttentionArgs& args, int num_slices);
+  // Attention of all slices of `args`, by the kernel made for them.
+  void AttendDecode(AttentionArgs args, Signature signature);
+  void AttendPrefill(AttentionArgs args);
   // At least so large; what it held is lost. nullptr where memory was short.
   void* Grown(GpuBuffer& buffer, size_t bytes, const char* what);
 
@@ -86,7 +101,10 @@ class CudaBackend : public Backend {
   LinearEngine linear_;
   KvLayout kv_layout_;
   GpuBuffer kv_;
+  int multiprocessors_ = 0;
   std::vector<LayerHeads> heads_;  // [layers]
+  std::vector<std::unique_ptr<StepPlan>> plans_;
+  GpuBuffer decode_workspace_, prefill_workspace_;
   StepState step_;
   StepGraphs graphs_;
   bool queued_ = false;  // something since the last Synchronize

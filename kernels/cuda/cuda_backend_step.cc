@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "kernels/cuda/attention_generic.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
@@ -24,18 +23,12 @@ enum class Op {
   kGated,
   kScale,
   kAppend,
-  kAttend,
   kDownload
 };
 
-Signature& AddMatrix(Signature& s, const Matrix& m) {
-  return s.Add(m.data).Add(m.rows).Add(m.cols).Add(m.stride);
-}
 Signature SignatureOf(Op op, const void* of, const Matrix& a, const Matrix& b) {
   Signature s;
-  s.Add(op).Add(of);
-  AddMatrix(s, a);
-  return AddMatrix(s, b);
+  return s.Add(op).Add(of).Add(a).Add(b);
 }
 
 }  // namespace
@@ -57,6 +50,7 @@ void CudaBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
   const bool decode = std::all_of(slices.begin(), slices.end(),
                                   [](const SequenceSlice& s) { return s.num_tokens == 1; });
   graphs_.Begin(decode && slices.size() <= kMaxGraphRows);
+  for (const std::unique_ptr<StepPlan>& plan : plans_) plan->current = false;
 }
 
 void CudaBackend::Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens,
@@ -178,73 +172,6 @@ void CudaBackend::AppendKv(int layer, Matrix keys, Matrix values) {
   args.row_slot = step_.row_slots();
   graphs_.Do(SignatureOf(Op::kAppend, args.kv.keys, keys, values).Add(args.row_slot),
              [this, args] { AppendRows(args, stream_); });
-}
-
-const Head* CudaBackend::HeadsOf(int layer, const AttentionSpec& spec) {
-  LayerHeads& heads = heads_[layer];
-  bool same = heads.host.size() == spec.alpha.size();
-  for (size_t h = 0; same && h < heads.host.size(); h++) {
-    same = heads.host[h].alpha == spec.alpha[h] && heads.host[h].alibi_slope == spec.alibi_slope[h];
-  }
-  if (same) return heads.device.as<Head>();
-  graphs_.Run(stream_);  // what was queued reads the old ones
-  CUDA_CHECK(cudaStreamSynchronize(stream_));
-  heads.host.clear();
-  for (int h = 0; h < spec.num_heads; h++) {
-    heads.host.push_back({spec.alpha[h], spec.alibi_slope[h]});
-  }
-  const size_t bytes = heads.host.size() * sizeof(Head);
-  if (Grown(heads.device, bytes, "a layer's heads") != nullptr) {
-    CUDA_CHECK(cudaMemcpy(heads.device.data(), heads.host.data(), bytes, cudaMemcpyHostToDevice));
-  }
-  return heads.device.as<Head>();
-}
-
-void CudaBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matrix query_scale,
-                            Matrix out) {
-  if (!Works()) return;
-  const KvCacheSpec& cache = kv_layout_.spec;
-  TAUSERVE_CHECK(layer >= 0 && layer < cache.num_layers && spec.head_dim == cache.head_dim &&
-                     spec.num_kv_heads == cache.num_kv_heads,
-                 "attention differs from its cache");
-  TAUSERVE_CHECK(spec.head_dim % 16 == 0 && spec.head_dim >= 32 && spec.head_dim <= 256,
-                 "head_dim");
-  TAUSERVE_CHECK(q.rows == step_.num_rows() && out.rows == q.rows, "rows");
-  TAUSERVE_CHECK(q.stride % 8 == 0 && out.stride % 8 == 0, "rows begin at multiples of 16 bytes");
-  const LayerKv kv = kv_layout_.layer(kv_.as<std::byte>(), layer);
-  AttentionArgs args;
-  args.q = static_cast<const __nv_bfloat16*>(q.data);
-  args.q_stride = q.stride;
-  args.out = static_cast<__nv_bfloat16*>(out.data);
-  args.out_stride = out.stride;
-  args.query_scale = static_cast<const float*>(query_scale.data);
-  args.query_scale_stride = query_scale.stride;
-  args.keys = kv.keys;
-  args.values = kv.values;
-  args.shadow = kv.shadow;
-  args.shadow_scale = kv.shadow_scale;
-  args.page_key_norms = kv.page_key_norms;
-  args.num_pages = cache.num_pages;
-  args.page_table = step_.page_table();
-  args.slices = step_.device_slices();
-  args.host_slices = step_.slices().data();
-  args.num_slices = static_cast<int>(step_.slices().size());
-  args.num_rows = step_.num_rows();
-  args.heads = HeadsOf(layer, spec);
-  args.host_heads = heads_[layer].host.data();
-  args.num_heads = spec.num_heads;
-  args.num_kv_heads = spec.num_kv_heads;
-  args.head_dim = spec.head_dim;
-  args.scale = spec.scale;
-  args.sliding_window = spec.sliding_window;
-  args.causal = spec.causal;
-  args.stats = step_.device_stats();
-  args.stream = stream_;
-  Signature signature = SignatureOf(Op::kAttend, args.keys, q, out);
-  AddMatrix(signature, query_scale).Add(args.slices).Add(args.page_table).Add(args.num_slices);
-  signature.Add(args.heads).Add(args.num_heads).Add(args.scale).Add(args.sliding_window);
-  signature.Add(args.causal).Add(args.stats);
-  graphs_.Do(signature, [args] { AttentionGeneric(args); });
 }
 
 void CudaBackend::GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) {

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/tensor.h"
+
 namespace tauserve::cuda {
 
 // Mixes values into a number; equal sequences of values give equal numbers.
@@ -28,6 +30,7 @@ class Signature {
     value_ ^= value_ >> 29;
     return *this;
   }
+  Signature& Add(const Matrix& m) { return Add(m.data).Add(m.rows).Add(m.cols).Add(m.stride); }
   uint64_t value() const { return value_; }
 
  private:

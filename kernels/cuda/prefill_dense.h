@@ -1,0 +1,201 @@
+// The dense kernel of prefill_sm90.h, for row tiles that the search left: passes over the keys sum the weights above
+// every row's floor and raise it by Newton steps on the norm until the threshold is exact, then a last pass multiplies
+// the weights with the values, as flash attention does. Pages without weight are skipped after the first pass. Nothing
+// is kept of single keys, so any support fits.
+#ifndef TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_H_
+#define TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_H_
+
+#include "kernels/cuda/hopper.h"
+#include "kernels/cuda/prefill_params.h"
+#include "kernels/cuda/prefill_row_tile.h"
+
+namespace tauserve::cuda {
+
+inline constexpr int kDensePages =
+    32768;  // pages whose emptiness is remembered; the rest is always read
+inline constexpr float kNormTolerance =
+    2e-3f;  // of the norm before its last Newton step, which squares it
+inline constexpr int kMaxDensePasses = 40;
+
+// What a row tile needs next, and what a page was sent for.
+enum class Pass : int32_t { kOutput = 0, kSum = 1, kSample = 2, kMaximum = 3 };
+
+// The first passes read one page in kSampleEvery and look for the threshold at which these have their share of the
+// weight: a start from which one pass over all pages, rarely two, gives the threshold.
+inline constexpr int kSampleEvery = 8;
+inline constexpr int kFewestSampledPages = 8;
+inline constexpr float kSampleTolerance = 0.1f;  // of the norm
+inline constexpr int kMaxSamplePasses = 3;
+
+struct DenseMessage {
+  static constexpr int kNewBlock = -1, kEnd = -2, kPassEnd = -3;
+  int32_t page;
+  Pass pass;
+  int32_t index;
+  int32_t unused;
+};
+
+template <int kDim, int kWarpgroups>
+struct DenseShape {
+  static constexpr int kChunks = (kDim + 63) / 64;
+  static constexpr int kPageBytes = kPageTokens * 128 * kChunks;  // of keys, and as much of values
+  static constexpr int kStages = kChunks == 4 ? 2 : 4;
+  static constexpr int kRows = kTileRows * kWarpgroups;
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kQueryBytes = kRows * kDim * 2;
+  static constexpr int kBiasBytes = kPageTokens * 16 * 2;
+  static constexpr int kControlBytes = 1024;
+  static constexpr int kSharedBytes =
+      1024 + kStages * 2 * kPageBytes + kQueryBytes + kBiasBytes + kControlBytes + kDensePages / 8;
+  static_assert(kSharedBytes <= 232448);
+};
+
+template <int kStages, int kWarpgroups>
+struct DenseControl {
+  DenseMessage message[kStages];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  uint64_t votes;  // a pass's end: what the row tiles need
+  uint64_t scrub;  // values of a page with unused slots
+  Pass need[kWarpgroups * 4];
+  int32_t lowered;  // a floor went down after a pass: pages without weight may have some now
+};
+
+template <int kDim, int kWarpgroups>
+struct DenseProducer {
+  using Shape = DenseShape<kDim, kWarpgroups>;
+  using Control = DenseControl<Shape::kStages, kWarpgroups>;
+
+  const PrefillParams& p;
+  const CUtensorMap* keys;
+  const CUtensorMap* values;
+  Control& control;
+  char* stages;
+  uint32_t* attended;  // bitmap of pages
+  int lane;
+  int stage = 0;
+  uint32_t parity = 1;
+  uint32_t votes_parity = 0, scrub_parity = 0;
+
+  // The functions below run on the whole warp.
+  __device__ __forceinline__ void Advance() {
+    if (++stage == Shape::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+  __device__ __forceinline__ void Send(int kind, Pass pass, int index) {
+    BarrierWait(SharedAddress(&control.empty[stage]), parity);
+    if (lane == 0) {
+      control.message[stage] = {kind, pass, index, 0};
+      BarrierArrive(SharedAddress(&control.full[stage]));
+    }
+    __syncwarp();
+    Advance();
+  }
+  __device__ __forceinline__ void Copy(const CUtensorMap* map, char* to, uint32_t barrier,
+                                       int row) {
+    for (int c = 0; c < Shape::kChunks; c++) {
+      CopyBox(SharedAddress(to) + c * (kPageTokens * 128), map, barrier, c * 64, row);
+    }
+  }
+  __device__ __forceinline__ void SendPage(int page, Pass pass, int row, int used_slots) {
+    BarrierWait(SharedAddress(&control.empty[stage]), parity);
+    char* to = stages + stage * 2 * Shape::kPageBytes;
+    const uint32_t full = SharedAddress(&control.full[stage]);
+    const bool with_values = pass == Pass::kOutput;
+    const bool scrub = with_values && used_slots < kPageTokens;
+    if (scrub) {  // weight 0 times NaN would be NaN
+      const uint32_t barrier = SharedAddress(&control.scrub);
+      if (lane == 0) {
+        BarrierArriveExpect(barrier, Shape::kPageBytes);
+        Copy(values, to + Shape::kPageBytes, barrier, row);
+      }
+      BarrierWait(barrier, scrub_parity);
+      scrub_parity ^= 1;
+      for (int c = 0; c < Shape::kChunks; c++) {
+        uint4* rows = reinterpret_cast<uint4*>(to + Shape::kPageBytes + c * (kPageTokens * 128));
+        for (int i = used_slots * 8 + lane; i < kPageTokens * 8; i += 32) {
+          rows[i] = make_uint4(0, 0, 0, 0);
+        }
+      }
+      AsyncProxyFence();
+      __syncwarp();
+    }
+    if (lane == 0) {
+      control.message[stage] = {page, pass, 0, 0};
+      const bool copy_values = with_values && !scrub;
+      BarrierArriveExpect(full, (copy_values ? 2 : 1) * Shape::kPageBytes);
+      Copy(keys, to, full, row);
+      if (copy_values) Copy(values, to + Shape::kPageBytes, full, row);
+    }
+    __syncwarp();
+    Advance();
+  }
+
+  __device__ void Run() {
+    for (;;) {
+      int index = 0;
+      if (lane == 0) {
+        // No tile left to this kernel: no block is looked at.
+        index = p.counters->dense_tiles == 0 ? p.num_blocks
+                                             : atomicAdd(&p.counters->next_dense_block, 1);
+      }
+      index = Uniform(index);
+      if (index >= p.num_blocks) break;
+      if (p.dense_mask[index] != 0) RunBlock(index);
+    }
+    Send(DenseMessage::kEnd, Pass::kOutput, 0);
+  }
+
+  __device__ void RunBlock(int index) {
+    const Block block = BlockAt(index, p.args.slices, p.args.num_slices, p.blocks_per_head,
+                                p.args.num_kv_heads, p.head_group, p.group, Shape::kRows);
+    const Slice slice = p.args.slices[block.slice];
+    const int total = slice.context_tokens + slice.num_tokens;
+    const int low = slice.context_tokens + block.first_row / p.group;
+    const int high = slice.context_tokens +
+                     min((block.first_row + Shape::kRows - 1) / p.group, slice.num_tokens - 1);
+    const bool causal = p.args.causal;
+    const int first = VisibleKeys(low, total, causal, p.args.sliding_window).begin / kPageTokens;
+    const int last =
+        (VisibleKeys(high, total, causal, p.args.sliding_window).end - 1) / kPageTokens;
+    for (int i = lane; i < kDensePages / 32; i += 32) attended[i] = 0;
+    if (lane == 0) control.lowered = 0;
+    __syncwarp();
+    Send(DenseMessage::kNewBlock, Pass::kOutput, index);
+    bool summed = false;
+    int read = 0;
+    for (Pass pass = Pass::kMaximum; pass != Pass::kOutput;) {
+      BarrierWait(SharedAddress(&control.votes), votes_parity);
+      votes_parity ^= 1;
+      pass = Pass::kOutput;
+      for (int w = 0; w < kWarpgroups * 4; w++) pass = max(pass, control.need[w]);
+      summed &= *const_cast<volatile int32_t*>(&control.lowered) == 0;
+      const int step = pass == Pass::kSample ? kSampleEvery : 1;
+      for (int page = first; page <= last; page += step) {
+        const int bit = page - first;
+        if (summed && pass != Pass::kMaximum && bit < kDensePages &&
+            !(attended[bit / 32] >> bit % 32 & 1))
+          continue;
+        const int id = p.args.page_table[slice.first_page + page];
+        SendPage(page, pass, (id * p.args.num_kv_heads + block.kv_head) * kPageTokens,
+                 min(static_cast<int>(kPageTokens), total - page * kPageTokens));
+        read++;
+      }
+      summed |= pass == Pass::kSum;
+      Send(DenseMessage::kPassEnd, pass, 0);
+    }
+    if (p.args.stats && lane == 0) {
+      AddTo(&p.args.stats[block.slice].kv_bytes_read,
+            static_cast<int64_t>(read) * kPageTokens * kDim * 2);
+    }
+  }
+  static __device__ __forceinline__ Pass max(Pass a, Pass b) {
+    return static_cast<int>(a) > static_cast<int>(b) ? a : b;
+  }
+};
+
+}  // namespace tauserve::cuda
+
+#endif  // TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_H_

@@ -1,0 +1,63 @@
+// The dense kernel itself: who does what.
+#ifndef TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_KERNEL_H_
+#define TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_KERNEL_H_
+
+#include "kernels/cuda/prefill_dense_tile.h"
+#include "kernels/cuda/warpgroup_registers.h"
+
+namespace tauserve::cuda {
+
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
+    PrefillDenseKernel(const __grid_constant__ CUtensorMap keys,
+                       const __grid_constant__ CUtensorMap values,
+                       const __grid_constant__ PrefillParams p) {
+  using Shape = DenseShape<kDim, kWarpgroups>;
+  using Control = DenseControl<Shape::kStages, kWarpgroups>;
+  static_assert(sizeof(Control) <= Shape::kControlBytes);
+  extern __shared__ char shared[];
+  char* base = shared + (-SharedAddress(shared) & 1023);
+  char* queries = base + Shape::kStages * 2 * Shape::kPageBytes;
+  char* bias_columns = queries + Shape::kQueryBytes;
+  Control& control = *reinterpret_cast<Control*>(bias_columns + Shape::kBiasBytes);
+  uint32_t* attended =
+      reinterpret_cast<uint32_t*>(bias_columns + Shape::kBiasBytes + Shape::kControlBytes);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Shape::kStages; s++) {
+      BarrierInit(SharedAddress(&control.full[s]), 1);
+      BarrierInit(SharedAddress(&control.empty[s]), kWarpgroups * 4);
+    }
+    BarrierInit(SharedAddress(&control.votes), kWarpgroups * 4);
+    BarrierInit(SharedAddress(&control.scrub), 1);
+    BarrierInitFence();
+  }
+  WriteBiasColumns<kPageTokens>(reinterpret_cast<__nv_bfloat16*>(bias_columns), threadIdx.x,
+                                Shape::kThreads);
+  AsyncProxyFence();
+  __syncthreads();
+  const int warpgroup = Uniform(threadIdx.x / 128), warp = threadIdx.x / 32 % 4,
+            lane = threadIdx.x % 32;
+  if (warpgroup == kWarpgroups) {
+    KeepProducerRegisters<kWarpgroups>();
+    if (warp != 0) return;
+    DenseProducer<kDim, kWarpgroups> producer{p, &keys, &values, control, base, attended, lane};
+    producer.Run();
+  } else {
+    TakeConsumerRegisters<kWarpgroups>();
+    DenseRowTile<kDim, kWarpgroups, kForm> tile{
+        p,
+        control,
+        attended,
+        SharedAddress(base),
+        queries + warpgroup * (kTileRows * kDim * 2),
+        PlainDescriptor(SharedAddress(bias_columns), 128, 256),
+        warpgroup,
+        warp,
+        lane};
+    tile.Run();
+  }
+}
+
+}  // namespace tauserve::cuda
+
+#endif  // TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_KERNEL_H_

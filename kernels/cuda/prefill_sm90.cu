@@ -1,0 +1,204 @@
+#include <cuda.h>
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/prefill_dense_kernel.h"
+#include "kernels/cuda/prefill_search_kernel.h"
+#include "kernels/cuda/prefill_sm90.h"
+
+namespace tauserve::cuda {
+namespace {
+
+constexpr int64_t kCacheShare =
+    34 << 20;  // bytes of the L2 that keys and values of heads worked on together may take
+constexpr int kFewestPartKeys = 4096;  // of the longest row, for every part
+constexpr int kMostRowsPerBlock = 192;
+constexpr int kMostTilesPerBlock = 3;
+constexpr int kFewestRowsPerBlock = 128;
+
+int Warpgroups(int head_dim) { return head_dim <= 128 ? 3 : 2; }
+
+using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
+                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
+                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+EncodeTiled FindEncodeTiled() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result;
+  CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                              cudaEnableDefault, &result));
+  return reinterpret_cast<EncodeTiled>(function);
+}
+
+// A pool of pages as a matrix of token rows, read in boxes of a page and 64 columns (missing columns read as zero).
+CUtensorMap PageMap(const __nv_bfloat16* pool, const AttentionArgs& args) {
+  static const EncodeTiled encode = FindEncodeTiled();
+  CUtensorMap map;
+  const cuuint64_t dims[2] = {
+      static_cast<cuuint64_t>(args.head_dim),
+      static_cast<cuuint64_t>(args.num_pages) * args.num_kv_heads * kPageTokens};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.head_dim) * 2};
+  const cuuint32_t box[2] = {64, kPageTokens};
+  const cuuint32_t element_strides[2] = {1, 1};
+  const CUresult result = encode(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(pool), dims, strides,
+      box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  TAUSERVE_CHECK(result == CUDA_SUCCESS, "tensor map");
+  return map;
+}
+
+struct Device {
+  int multiprocessors = 0;
+  bool hopper = false;
+};
+const Device& CurrentDevice() {
+  static const Device device = [] {
+    Device d;
+    int id = 0, major = 0, minor = 0;
+    CUDA_CHECK(cudaGetDevice(&id));
+    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id));
+    CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id));
+    CUDA_CHECK(cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, id));
+    d.hopper = major == 9 && minor == 0;
+    return d;
+  }();
+  return device;
+}
+
+// How many thread blocks to a block of rows: where blocks are few and see many keys (a chunk behind a long prefix), the
+// smallest number that fills the multiprocessors' last round well.
+int ChooseParts(int blocks, int most_keys, int multiprocessors) {
+  if (blocks >= kMaxParted / 2) return 1;
+  int best = 1;
+  double best_use = 0;
+  for (int parts = 1; parts <= kMaxParts && blocks * parts <= kMaxParted; parts++) {
+    if (parts > 1 && most_keys < parts * kFewestPartKeys) break;
+    const int rounds = CeilDiv(blocks * parts, multiprocessors);
+    const double use = static_cast<double>(blocks * parts) / (rounds * multiprocessors);
+    if (use > best_use + 0.05) {
+      best = parts;
+      best_use = use;
+    }
+  }
+  return best;
+}
+
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+void Launch(const PrefillParams& p) {
+  using Search = SearchShape<kDim, kWarpgroups>;
+  using Dense = DenseShape<kDim, kWarpgroups>;
+  const auto search = PrefillSearchKernel<kDim, kWarpgroups, kForm>;
+  const auto dense = PrefillDenseKernel<kDim, kWarpgroups, kForm>;
+  static const bool configured = [&] {
+    CUDA_CHECK(cudaFuncSetAttribute(search, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    Search::kSharedBytes));
+    CUDA_CHECK(cudaFuncSetAttribute(dense, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    Dense::kSharedBytes));
+    return true;
+  }();
+  (void)configured;
+  const CUtensorMap keys = PageMap(p.args.keys, p.args), values = PageMap(p.args.values, p.args);
+  const int most = CurrentDevice().multiprocessors;
+  const int grid = std::min(p.num_blocks, most);
+  search<<<std::min(p.num_blocks * p.parts, most), Search::kThreads, Search::kSharedBytes,
+           p.args.stream>>>(keys, p);
+  CUDA_CHECK(cudaGetLastError());
+  dense<<<grid, Dense::kThreads, Dense::kSharedBytes, p.args.stream>>>(keys, values, p);
+  CUDA_CHECK(cudaGetLastError());
+}
+
+template <int kDim, int kWarpgroups>
+void LaunchForm(const PrefillParams& p) {
+  bool square = true, linear = true;
+  for (int h = 0; h < p.args.num_heads; h++) {
+    const float alpha = p.args.host_heads[h].alpha;
+    if (alpha == 1) continue;
+    square &= alpha == 1.5f;
+    linear &= alpha == 2.0f;
+  }
+  if (square) {
+    Launch<kDim, kWarpgroups, entmax::Form::kSquare>(p);
+  } else if (linear) {
+    Launch<kDim, kWarpgroups, entmax::Form::kLinear>(p);
+  } else {
+    Launch<kDim, kWarpgroups, entmax::Form::kGeneral>(p);
+  }
+}
+
+}  // namespace
+
+bool PrefillSm90Supports(const AttentionArgs& args) {
+  const bool dim =
+      args.head_dim == 64 || args.head_dim == 96 || args.head_dim == 128 || args.head_dim == 256;
+  return dim && CurrentDevice().hopper && args.q_stride % 8 == 0 && args.out_stride % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(args.q) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(args.out) % 16 == 0;
+}
+
+size_t PrefillSm90WorkspaceBytes(int max_rows, int max_slices, int num_heads) {
+  // Every slice and KV head may leave one block partly empty.
+  const int64_t rows = static_cast<int64_t>(max_rows) * num_heads +
+                       static_cast<int64_t>(max_slices) * num_heads * kMostRowsPerBlock;
+  const int64_t blocks = rows / kFewestRowsPerBlock + 1;
+  return sizeof(PrefillCounters) + 64 + (blocks + 4) * sizeof(int32_t) +
+         (rows + kMostRowsPerBlock) * sizeof(float) +
+         kMaxParted * kMostTilesPerBlock * (sizeof(int32_t) + sizeof(ExchangeSlot));
+}
+
+void PrefillSm90(const AttentionArgs& args) {
+  bool any = false;
+  for (int h = 0; h < args.num_heads; h++) any |= args.host_heads[h].alpha > 1;
+  if (!any || args.num_slices == 0) return;
+  PrefillParams p;
+  p.args = args;
+  p.group = args.num_heads / args.num_kv_heads;
+  const int rows = kTileRows * Warpgroups(args.head_dim);
+  p.blocks_per_head = 0;
+  int most_keys = 0;
+  for (int s = 0; s < args.num_slices; s++) {
+    const Slice& slice = args.host_slices[s];
+    p.blocks_per_head += BlocksOfSlice(slice, p.group, rows);
+    most_keys = std::max(most_keys, slice.context_tokens + slice.num_tokens);
+  }
+  p.num_blocks = p.blocks_per_head * args.num_kv_heads;
+  const int64_t head_bytes = static_cast<int64_t>(most_keys) * args.head_dim * 4;
+  p.head_group = static_cast<int>(
+      std::clamp<int64_t>(kCacheShare / std::max<int64_t>(head_bytes, 1), 1, args.num_kv_heads));
+  p.parts = ChooseParts(p.num_blocks, most_keys, CurrentDevice().multiprocessors);
+  const int tiles = p.num_blocks * Warpgroups(args.head_dim);
+  // What must be zero comes first.
+  char* at = static_cast<char*>(args.workspace);
+  const auto take = [&](int64_t bytes) {
+    char* const begin = at;
+    at += (bytes + 15) / 16 * 16;
+    return begin;
+  };
+  p.counters = reinterpret_cast<PrefillCounters*>(take(sizeof(PrefillCounters)));
+  p.dense_mask = reinterpret_cast<int32_t*>(take(p.num_blocks * sizeof(int32_t)));
+  p.merged = reinterpret_cast<int32_t*>(take(p.parts > 1 ? tiles * sizeof(int32_t) : 0));
+  const size_t zeroed = at - static_cast<char*>(args.workspace);
+  p.floors =
+      reinterpret_cast<float*>(take(static_cast<int64_t>(p.num_blocks) * rows * sizeof(float)));
+  p.exchange = take(p.parts > 1 ? static_cast<int64_t>(tiles) * p.parts * sizeof(ExchangeSlot) : 0);
+  const size_t needed = at - static_cast<char*>(args.workspace);
+  TAUSERVE_CHECK(needed <= args.workspace_bytes, "workspace");
+  CUDA_CHECK(cudaMemsetAsync(args.workspace, 0, zeroed, args.stream));
+  switch (args.head_dim) {
+    case 64:
+      return LaunchForm<64, 3>(p);
+    case 96:
+      return LaunchForm<96, 3>(p);
+    case 128:
+      return LaunchForm<128, 3>(p);
+    case 256:
+      return LaunchForm<256, 2>(p);
+    default:
+      TAUSERVE_CHECK(false, "head_dim");
+  }
+}
+
+}  // namespace tauserve::cuda
