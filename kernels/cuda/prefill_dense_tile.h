@@ -347,7 +347,8 @@ struct DenseRowTile {
     if (!biased) SetBias(0);
   }
 
-  // The weights of a page as the A operand of their product with the values. Sums what the product sees, rounded.
+  // The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, rounded,
+  // `first_power` of the weights themselves.
   __device__ __forceinline__ void MakeWeights(const float (&c)[32], uint32_t (&weights)[4][4]) {
 #pragma unroll
     for (int i = 0; i < 16; i++) {
@@ -356,7 +357,10 @@ struct DenseRowTile {
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         x[e] = entmax::Weight(WeightOf(h), fmaxf(c[2 * i + e], 0.0f) * inverse_width[h]);
-        if (p.args.stats) support[h] += c[2 * i + e] > 0;
+        if (p.args.stats) {
+          support[h] += c[2 * i + e] > 0;
+          first_power[h] += x[e];
+        }
       }
       const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
       const uint32_t bits = *reinterpret_cast<const uint32_t*>(&pair);
@@ -383,7 +387,7 @@ struct DenseRowTile {
       counts[h].live = floor[h] < kDeadFloor;
       counts[h].support = static_cast<int>(QuadSum(static_cast<float>(support[h])));
       counts[h].iterations = passes;
-      counts[h].residual = fabsf(all - 1);
+      counts[h].residual = fabsf(QuadSum(first_power[h]) - 1);
       if (!counts[h].live) continue;
       const int r = first_row + warp * 16 + lane / 4 + 8 * h, token = r / p.group;
       __nv_bfloat16* to = p.args.out + (slice.first_row + token) * p.args.out_stride +

@@ -195,8 +195,11 @@ struct SearchProducer {
     message.key_norm = norm;
     message.sequence = sequence;
     Send(message);
+    // A block whose distance bound leaves few tiles is not shared: floors from far parts would be low.
+    const bool shared = norm == 0;
+    const int first = shared || message.part == 0 ? message.part : order.Count();
     int sent = 0;
-    for (int i = message.part; i < order.Count(); i += p.parts) {
+    for (int i = first; i < order.Count(); i += shared ? p.parts : 1) {
       const int tile = order.At(i);
       if (AllStopped(sequence)) break;
       if (norm > 0 && tile < order.pivot && (tile + 1) * kSearchKeys <= OldestKey(sequence)) break;
