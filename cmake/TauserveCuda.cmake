@@ -61,40 +61,43 @@ else()
   message(STATUS "CUDA backend: off. ${TAUSERVE_CUDA_MISSING}")
 endif()
 
-# tauserve_cuda_library(name SOURCES a.cu b.cc ... DEPS lib ...): the runtime is linked statically; cuBLASLt is found
-# where it was at build time, in LD_LIBRARY_PATH, or beside the library.
-function(tauserve_cuda_library name)
-  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+# Sets `out` to what is to be linked for `sources`: objects of the .cu files among them, and the others as they are. Files
+# that end in _sm90.cu are made for Hopper alone.
+function(tauserve_cuda_objects out)
   set(flags -std=c++20 -O3 -DNDEBUG -lineinfo -Werror=all-warnings -Xcompiler=-fPIC,-Wall,-Wextra
-            -Xcompiler=-fvisibility=hidden,-Wno-sign-compare --expt-relaxed-constexpr
+            -Xcompiler=-fvisibility=hidden,-Wno-sign-compare,-Wno-restrict --expt-relaxed-constexpr
             -I${PROJECT_SOURCE_DIR})
-  set(codes)
-  set(hopper_codes)  # of sources that end in _sm90.cu
-  foreach(code ${TAUSERVE_CUDA_GENCODE})
-    list(APPEND codes -gencode ${code})
-    if(code MATCHES "sm_90a")
-      list(APPEND hopper_codes -gencode ${code})
-    endif()
-  endforeach()
   set(objects)
-  foreach(source ${arg_SOURCES})
+  foreach(source ${ARGN})
     if(NOT source MATCHES "\\.cu$")
       list(APPEND objects ${source})
       continue()
     endif()
-    set(source_codes ${codes})
-    if(source MATCHES "_sm90\\.cu$")
-      set(source_codes ${hopper_codes})
-    endif()
-    set(object ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
+    set(codes)
+    foreach(code ${TAUSERVE_CUDA_GENCODE})
+      if(NOT source MATCHES "_sm90\\.cu$" OR code MATCHES "sm_90a")
+        list(APPEND codes -gencode ${code})
+      endif()
+    endforeach()
+    get_filename_component(path ${source} ABSOLUTE)
+    get_filename_component(name ${source} NAME)
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
     add_custom_command(
       OUTPUT ${object}
-      COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${TAUSERVE_NVCC} ${flags} ${source_codes} -MD -MF ${object}.d -MT
-              ${object} -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
-      DEPENDS ${source} DEPFILE ${object}.d COMMENT "Building CUDA object ${source}.o" VERBATIM)
+      COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${TAUSERVE_NVCC} ${flags} ${codes} -MD -MF ${object}.d
+              -MT ${object} -c ${path} -o ${object}
+      DEPENDS ${path} DEPFILE ${object}.d COMMENT "Building CUDA object ${name}.o" VERBATIM)
     set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
     list(APPEND objects ${object})
   endforeach()
+  set(${out} ${objects} PARENT_SCOPE)
+endfunction()
+
+# tauserve_cuda_library(name SOURCES a.cu b.cc ... DEPS lib ...): the runtime is linked statically; cuBLASLt is found
+# where it was at build time, in LD_LIBRARY_PATH, or beside the library.
+function(tauserve_cuda_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  tauserve_cuda_objects(objects ${arg_SOURCES})
   get_filename_component(library_folder ${TAUSERVE_CUBLASLT} DIRECTORY)
   add_library(${name} MODULE ${objects})
   target_include_directories(${name} SYSTEM PRIVATE ${TAUSERVE_CUDA_INCLUDE})
@@ -102,4 +105,15 @@ function(tauserve_cuda_library name)
                         ${TAUSERVE_CUBLASLT} Threads::Threads ${CMAKE_DL_LIBS} rt)
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX CXX_VISIBILITY_PRESET hidden
                         BUILD_RPATH "$ORIGIN;${library_folder}" INSTALL_RPATH "$ORIGIN")
+endfunction()
+
+# tauserve_cuda_program(name SOURCES a.cu b.cc ...): on a GPU only the CUDA driver is needed to run it.
+function(tauserve_cuda_program name)
+  cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
+  tauserve_cuda_objects(objects ${arg_SOURCES})
+  add_executable(${name} ${objects})
+  target_include_directories(${name} SYSTEM PRIVATE ${TAUSERVE_CUDA_INCLUDE})
+  target_link_libraries(${name} PRIVATE tauserve_options ${TAUSERVE_CUDART} Threads::Threads
+                        ${CMAKE_DL_LIBS} rt)
+  set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
 endfunction()

@@ -38,7 +38,8 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
     counts[h].live = floor[h] < kDeadFloor;
     counts[h].support = support;
     counts[h].iterations = iterations;
-    counts[h].residual = fabsf(sum - 1);
+    // A key alone has all weight, however coarsely its threshold is rounded at a huge score.
+    counts[h].residual = support == 1 ? 0.0f : fabsf(sum - 1);
     inverse_width[h] = 1 / sum;  // of use no more: now the output's scale
   }
   __syncwarp();

@@ -388,7 +388,7 @@ std::vector<Case> Cases() {
          .slices = {{3000, 500}},
          .dim = dim,
          .slope = {0.05f, 0.1f, 0.5f, 1},
-         .page_key_norms = true});
+         .key_norm = true});
     add({.name = d + "alibi wide",
          .slices = {{2000, 0}},
          .dim = dim,
@@ -583,7 +583,7 @@ void TimeAll(bool full) {
 }  // namespace
 }  // namespace tauserve::cuda
 
-int main(int argc, char** argv) {
+int Run(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   if (mode == "plan") return tauserve::cuda::CheckPlan();
   if (mode == "check") return tauserve::cuda::Check(argc > 2 ? argv[2] : "");
@@ -599,4 +599,13 @@ int main(int argc, char** argv) {
   }
   tauserve::cuda::TimeAll(argc > 2);
   return 0;
+}
+
+int main(int argc, char** argv) {
+  const int code = Run(argc, argv);
+  const tauserve::cuda::CudaError& error = tauserve::cuda::FirstCudaError();
+  if (error.code == cudaSuccess) return code;
+  std::fprintf(stderr, "%s:%d: %s: %s\n", error.file, error.line, error.call,
+               cudaGetErrorString(error.code));
+  return 1;
 }

@@ -64,7 +64,7 @@ def google_test(binary, timeout, tool=(), filter_="*"):
                 for failure in case.get("failures", []):
                     result["failures"].append({"test": f"{suite['name']}.{case['name']}",
                                                "message": failure["failure"][:600]})
-    if code != 0 and not result["failures"]:
+    if code != 0 and (tool or not result["failures"]):
         result["output"] = output[-3000:]
     lines = [line for line in output.splitlines() if "largest logit difference" in line or line.startswith("seed ")]
     if lines:

@@ -180,8 +180,8 @@ TEST_P(AttentionTest, DistanceBoundLeavesPagesUnread) {
   c.num_heads = 2;
   c.num_kv_heads = 1;
   c.slope = {1.0f, 0.5f};
-  c.steps = {{4000, 1}};
-  c.first_checked = 3200;
+  c.steps = {{8000, 1}};
+  c.first_checked = 7800;
   const CaseResult result = Run(c);
   EXPECT_LT(result.stats.pages_read * 4, result.stats.pages_considered);
   EXPECT_LT(result.stats.keys_scored * 4, result.stats.keys_considered);

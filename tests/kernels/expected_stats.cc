@@ -76,8 +76,8 @@ void ExpectedStats::AddUnknown(const StatsBlock& block, const reference::Row& ro
     entmax_support_.least++;
     entmax_support_.most += keys;
   }
-  for (int j = row.first; j < row.last; j++) {
-    Raise(block, j, row.alpha == 1 ? Page::kHasWeight : Page::kMayHaveWeight);
+  for (int page = row.first / kPageTokens; page <= (row.last - 1) / kPageTokens; page++) {
+    Raise(block, page * kPageTokens, row.alpha == 1 ? Page::kHasWeight : Page::kMayHaveWeight);
   }
 }
 
