@@ -114,12 +114,13 @@ __device__ void CountTile(const Block& b, const Shared& shared) {
   if (threadIdx.x >= b.tokens) return;
   const RowState& row = shared.row[threadIdx.x];
   const int64_t keys = row.last_key - row.first_key + 1;
-  AddTo(stats.keys_considered, keys);
-  if (threadIdx.x == 0) AddTo(stats.keys_scored, shared.keys_scored);
-  AddTo(stats.support, b.softmax ? keys : row.support);
-  if (b.softmax) return;
-  AddTo(stats.rows, 1);
-  if (row.max > -kInfinity) CountEntmaxRow(row.support, row.steps, row.sum, stats);
+  AddTo(&stats.keys_considered, keys);
+  if (threadIdx.x == 0) AddTo(&stats.keys_scored, shared.keys_scored);
+  if (b.softmax) return AddTo(&stats.support, keys);
+  AddTo(&stats.rows, 1);
+  if (row.max > -kInfinity) {
+    CountEntmaxRow(&stats, row.support, row.steps, fabsf(row.sum - 1));
+  }
 }
 
 // grid: (stretches of 64 positions, heads, slices).
@@ -187,13 +188,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     read_pages += __popc(read[w]);
   }
   if (!b.bounded) read_pages = pages;
-  AddTo(stats.blocks_considered, pages);
-  AddTo(stats.blocks_scored, read_pages);
-  AddTo(stats.blocks_attended, b.softmax ? pages : attended_pages);
-  AddTo(stats.pages_considered, pages);
-  AddTo(stats.pages_read, read_pages);
+  AddTo(&stats.blocks_considered, pages);
+  AddTo(&stats.blocks_scored, read_pages);
+  AddTo(&stats.blocks_attended, b.softmax ? pages : attended_pages);
+  AddTo(&stats.pages_considered, pages);
+  AddTo(&stats.pages_read, read_pages);
   // The keys once, whatever the passes: later ones find them in the cache.
-  AddTo(stats.kv_bytes_read,
+  AddTo(&stats.kv_bytes_read,
         (read_pages + attended_pages) * kPageTokens * args.head_dim * int64_t{sizeof(bf16)});
 }
 

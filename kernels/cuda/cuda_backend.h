@@ -88,9 +88,9 @@ class CudaBackend : public Backend {
   bool Works() const;
   const Head* HeadsOf(int layer, const AttentionSpec& spec);
   // nullptr where memory was short.
-  StepPlan* PlanOf(const AttentionArgs& args, int num_slices);
+  StepPlan* PlanOf(const AttentionArgs& args);
   // Attention of all slices of `args`, by the kernel made for them.
-  void AttendDecode(AttentionArgs args, Signature signature);
+  void AttendDecode(AttentionArgs args);
   void AttendPrefill(AttentionArgs args);
   // At least so large; what it held is lost. nullptr where memory was short.
   void* Grown(GpuBuffer& buffer, size_t bytes, const char* what);

@@ -3,6 +3,7 @@
 // what those two do not support.
 #include <algorithm>
 #include <bit>
+#include <span>
 
 #include "kernels/check.h"
 #include "kernels/cuda/attention_generic.h"
@@ -26,6 +27,17 @@ AttentionArgs SlicesOf(const AttentionArgs& all, int first, int count) {
   args.num_slices = count;
   args.stats += first;
   return args;
+}
+
+// What a captured launch depends on.
+Signature SignatureOf(const AttentionArgs& args) {
+  Signature s;
+  s.Add(args.q).Add(args.q_stride).Add(args.out).Add(args.out_stride).Add(args.num_rows);
+  s.Add(args.query_scale).Add(args.query_scale_stride);
+  s.Add(args.keys).Add(args.page_table).Add(args.slices).Add(args.num_slices);
+  s.Add(args.heads).Add(args.num_heads).Add(args.num_kv_heads).Add(args.head_dim);
+  s.Add(args.scale).Add(args.sliding_window).Add(args.causal).Add(args.softmax_heads_only);
+  return s.Add(args.stats).Add(args.workspace);
 }
 
 }  // namespace
@@ -92,20 +104,15 @@ void CudaBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matr
   args.stream = stream_;
   int decoding = 0;  // slices in front
   while (decoding < args.num_slices && IsDecodeSlice(args.host_slices[decoding])) decoding++;
-  if (!DecodeSupports(args)) decoding = 0;
-  if (decoding > 0) {
-    Signature signature;
-    signature.Add(args.keys).Add(q).Add(query_scale).Add(out).Add(args.slices).Add(args.page_table);
-    signature.Add(args.heads).Add(args.scale).Add(args.stats);
-    AttendDecode(SlicesOf(args, 0, decoding), signature);
-  }
+  if (decoding > 0 && !DecodeSupports(args)) decoding = 0;
+  if (decoding > 0) AttendDecode(SlicesOf(args, 0, decoding));
   if (decoding < args.num_slices) {
     AttendPrefill(SlicesOf(args, decoding, args.num_slices - decoding));
   }
 }
 
-CudaBackend::StepPlan* CudaBackend::PlanOf(const AttentionArgs& args, int num_slices) {
-  const absl::Span<const Slice> slices = step_.slices().subspan(0, num_slices);
+CudaBackend::StepPlan* CudaBackend::PlanOf(const AttentionArgs& args) {
+  const std::span<const Slice> slices(args.host_slices, args.num_slices);
   Signature layers;
   layers.Add(args.num_heads).Add(args.num_kv_heads).Add(args.head_dim).Add(args.sliding_window);
   layers.Add(args.causal);
@@ -136,7 +143,7 @@ CudaBackend::StepPlan* CudaBackend::PlanOf(const AttentionArgs& args, int num_sl
   options.num_blocks = std::min(multiprocessors_, kMaxDecodeBlocks);
   options.max_rows = static_cast<int>(std::bit_ceil(std::max(rows, sum)));
   options.max_tokens = std::bit_ceil(tokens);
-  step_plan.plan = MakeDecodePlan(options, {slices.data(), slices.size()});
+  step_plan.plan = MakeDecodePlan(options, slices);
   const size_t bytes = DecodePlan::MaxDeviceBytes(MaxDecodeGroups(options, options.max_rows));
   if (step_plan.host.size() < bytes) step_plan.host = GpuBuffer(bytes, GpuBuffer::Kind::kPinned);
   if (Grown(step_plan.device, bytes, "the plan of a step") == nullptr ||
@@ -150,8 +157,8 @@ CudaBackend::StepPlan* CudaBackend::PlanOf(const AttentionArgs& args, int num_sl
   return &step_plan;
 }
 
-void CudaBackend::AttendDecode(AttentionArgs args, Signature signature) {
-  StepPlan* step_plan = PlanOf(args, args.num_slices);
+void CudaBackend::AttendDecode(AttentionArgs args) {
+  StepPlan* step_plan = PlanOf(args);
   if (step_plan == nullptr) return;
   const DecodePlan& plan = step_plan->plan;
   args.workspace_bytes = DecodeWorkspaceBytes(plan, args.head_dim);
@@ -159,32 +166,26 @@ void CudaBackend::AttendDecode(AttentionArgs args, Signature signature) {
   if (args.workspace == nullptr) return;
   void* device_plan = step_plan->device.data();
   const DecodePlanOptions& options = step_plan->options;
+  Signature signature = SignatureOf(args);
   signature.Add(step_plan->layers).Add(plan.use_shadow).Add(options.max_rows);
-  signature.Add(options.max_tokens).Add(device_plan).Add(args.workspace);
+  signature.Add(options.max_tokens).Add(device_plan);
   graphs_.Do(signature, [args, &plan, device_plan] { Decode(args, plan, device_plan); });
 }
 
 void CudaBackend::AttendPrefill(AttentionArgs args) {
-  const bool entmax = std::any_of(args.host_heads, args.host_heads + args.num_heads,
-                                  [](const Head& head) { return head.alpha > 1; });
-  if (entmax && !graphs_.defers() && PrefillSm90Supports(args)) {
+  const Head* heads = args.host_heads;
+  const auto softmax_heads = std::count_if(heads, heads + args.num_heads,
+                                           [](const Head& head) { return head.alpha == 1; });
+  if (softmax_heads < args.num_heads && !graphs_.defers() && PrefillSm90Supports(args)) {
     args.workspace_bytes =
         PrefillSm90WorkspaceBytes(args.num_rows, args.num_slices, args.num_heads);
     args.workspace = Grown(prefill_workspace_, args.workspace_bytes, "the scratch of prefill");
     if (args.workspace == nullptr) return;
     PrefillSm90(args);
-    if (std::all_of(args.host_heads, args.host_heads + args.num_heads,
-                    [](const Head& head) { return head.alpha > 1; })) {
-      return;
-    }
+    if (softmax_heads == 0) return;
     args.softmax_heads_only = true;
   }
-  Signature signature;
-  signature.Add(args.keys).Add(args.q).Add(args.out).Add(args.q_stride).Add(args.out_stride);
-  signature.Add(args.query_scale).Add(args.query_scale_stride).Add(args.slices);
-  signature.Add(args.page_table).Add(args.num_slices).Add(args.heads).Add(args.num_heads);
-  signature.Add(args.scale).Add(args.sliding_window).Add(args.causal).Add(args.stats);
-  graphs_.Do(signature, [args] { AttentionGeneric(args); });
+  graphs_.Do(SignatureOf(args), [args] { AttentionGeneric(args); });
 }
 
 }  // namespace tauserve::cuda

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/decode_candidates.cuh"
 #include "kernels/cuda/decode_pipeline.cuh"
+#include "kernels/cuda/stats_atomics.cuh"
 
 namespace tauserve::cuda::decode {
 
@@ -109,39 +110,11 @@ __device__ __forceinline__ int VisibleKeys(const DecodeGroup& g, int page) {
   return max(0, min(g.end_key, (page + 1) * kPageTokens) - max(g.first_key, page * kPageTokens));
 }
 
-__device__ __forceinline__ void AddTo(int64_t* counter, int64_t value) {
-  if (value) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(counter),
-              static_cast<unsigned long long>(value));
-  }
-}
-
-// Larger of two doubles that are not negative: their bits are ordered as integers.
-__device__ __forceinline__ void RaiseTo(double* to, double value) {
-  atomicMax(reinterpret_cast<unsigned long long*>(to),
-            static_cast<unsigned long long>(__double_as_longlong(value)));
-}
-
-// Bucket b holds (2^(b-1), 2^b].
-__device__ __forceinline__ int SupportBucket(int support) {
-  const int bucket = support <= 1 ? 0 : 32 - __clz(support - 1);
-  return min(bucket, AttentionStats::kSupportBuckets - 1);
-}
-
 // One row of an entmax column.
 __device__ __noinline__ void CountRow(AttentionStats* stats, int support, int attended,
                                       int iterations, float residual) {
-  AddTo(&stats->support, support);
-  AddTo(&stats->entmax_support, support);
+  CountEntmaxRow(stats, support, iterations, residual);
   AddTo(&stats->blocks_attended, attended);
-  AddTo(&stats->tau_iterations, iterations);
-  // std::array's operator[] is the host's alone.
-  AddTo(reinterpret_cast<int64_t*>(&stats->support_histogram) + SupportBucket(support), 1);
-  AddTo(reinterpret_cast<int64_t*>(&stats->iteration_histogram) +
-            min(iterations, AttentionStats::kIterationBuckets - 1),
-        1);
-  if (residual > 1e-4f) AddTo(&stats->unconverged_rows, 1);
-  RaiseTo(&stats->max_tau_residual, residual);
 }
 
 }  // namespace tauserve::cuda::decode

@@ -249,7 +249,8 @@ struct DenseRowTile {
     for (int k = 0; k < 4; k++) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; chunk++) {
-        WgmmaAcrossN64(out[chunk], weights[k], values + chunk * (kPageTokens * 8) + k * 128, 1);
+        WgmmaN64</*kAcross=*/true>(out[chunk], weights[k],
+                                   values + chunk * (kPageTokens * 8) + k * 128, 1);
       }
     }
     WgmmaCommit();

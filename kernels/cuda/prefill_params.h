@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/prefill_plan.h"
+#include "kernels/cuda/stats_atomics.cuh"
 #include "kernels/entmax/weight.h"
 
 namespace tauserve::cuda {
@@ -149,10 +150,6 @@ __device__ __forceinline__ T WarpSum(T x) {
   return x;
 }
 
-__device__ __forceinline__ void AddTo(int64_t* counter, int64_t x) {
-  atomicAdd(reinterpret_cast<unsigned long long*>(counter), static_cast<unsigned long long>(x));
-}
-
 // Counts and thresholds of a launch's rows: a warp's two rows a thread, one writer a quad.
 struct RowCounts {
   int support = 0;
@@ -172,7 +169,7 @@ __device__ __forceinline__ void AddRowStats(AttentionStats* stats, const RowCoun
     count++;
     support += rows[h].support;
     iterations += rows[h].iterations;
-    unconverged += !(rows[h].residual <= 1e-4f);
+    unconverged += !Converged(rows[h].residual);
     residual = fmaxf(residual, rows[h].residual);
   }
   count = WarpSum(count);
@@ -181,18 +178,14 @@ __device__ __forceinline__ void AddRowStats(AttentionStats* stats, const RowCoun
   unconverged = WarpSum(unconverged);
   residual = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(residual)));
   for (int h = 0; h < 2; h++) {
-    const int n = rows[h].support;
-    const int most = AttentionStats::kSupportBuckets - 1;
-    const int bucket = n <= 1 ? 0 : min(32 - __clz(n - 1), most);
-    const int key = mine && rows[h].live ? bucket : -1;
-    const uint32_t same = __match_any_sync(~0u, key);
-    if (key >= 0 && lane == __ffs(same) - 1)
-      AddTo(reinterpret_cast<int64_t*>(&stats->support_histogram) + bucket, __popc(same));
-    const int steps = min(rows[h].iterations, AttentionStats::kIterationBuckets - 1);
-    const int step_key = mine && rows[h].live ? steps : -1;
-    const uint32_t same_steps = __match_any_sync(~0u, step_key);
-    if (step_key >= 0 && lane == __ffs(same_steps) - 1) {
-      AddTo(reinterpret_cast<int64_t*>(&stats->iteration_histogram) + steps, __popc(same_steps));
+    const bool counts = mine && rows[h].live;
+    const int bucket = counts ? SupportBucket(rows[h].support) : -1;
+    const uint32_t same = __match_any_sync(~0u, bucket);
+    if (counts && lane == __ffs(same) - 1) AddTo(SupportCounter(stats, bucket), __popc(same));
+    const int steps = counts ? IterationBucket(rows[h].iterations) : -1;
+    const uint32_t same_steps = __match_any_sync(~0u, steps);
+    if (counts && lane == __ffs(same_steps) - 1) {
+      AddTo(IterationCounter(stats, steps), __popc(same_steps));
     }
   }
   if (lane == 0) {
@@ -200,10 +193,8 @@ __device__ __forceinline__ void AddRowStats(AttentionStats* stats, const RowCoun
     AddTo(&stats->support, support);
     AddTo(&stats->entmax_support, support);
     AddTo(&stats->tau_iterations, iterations);
-    if (unconverged) AddTo(&stats->unconverged_rows, unconverged);
-    // Non-negative doubles order like their bits.
-    atomicMax(reinterpret_cast<unsigned long long*>(&stats->max_tau_residual),
-              static_cast<unsigned long long>(__double_as_longlong(residual)));
+    AddTo(&stats->unconverged_rows, unconverged);
+    RaiseTo(&stats->max_tau_residual, residual);
   }
 }
 
