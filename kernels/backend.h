@@ -116,8 +116,10 @@ class Backend {
 // The devices that this binary was built with: "cpu", "cuda".
 std::vector<std::string> CompiledDevices();
 
-// InvalidArgument for an unknown name, FailedPrecondition for a device that is not built in or not there.
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
+// InvalidArgument for an unknown name, FailedPrecondition for a device that is not built in or not there. Where "auto"
+// takes the CPU though the machine has a driver for GPUs, `gpu_refused` gets the reason.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options,
+                                                       absl::Status* gpu_refused = nullptr);
 
 }  // namespace tauserve
 

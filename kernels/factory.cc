@@ -60,7 +60,8 @@ std::vector<std::string> CompiledDevices() {
 #endif
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options,
+                                                       absl::Status* gpu_refused) {
   if (options.device == "cpu") return cpu::CreateCpuBackend(options);
   if (options.device == "cuda") return CreateCudaBackend(options);
   if (options.device != "auto") {
@@ -71,6 +72,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
     absl::StatusOr<std::unique_ptr<Backend>> backend = CreateCudaBackend(options);
     if (backend.ok()) return backend;
     // No GPU that can be used, or not with these types: then the CPU.
+    if (gpu_refused != nullptr) *gpu_refused = backend.status();
   }
   return cpu::CreateCpuBackend(options);
 }

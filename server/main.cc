@@ -103,8 +103,12 @@ absl::Status Load(const ServerConfig& config, Server& s) {
   backend.threads = config.threads;
   backend.compute_type = config.compute_type;
   backend.kv_type = config.kv_type;
-  absl::StatusOr<std::unique_ptr<Backend>> created = CreateBackend(backend);
+  absl::Status gpu_refused;
+  absl::StatusOr<std::unique_ptr<Backend>> created = CreateBackend(backend, &gpu_refused);
   if (!created.ok()) return created.status();
+  if (!gpu_refused.ok()) {
+    LogWarning("gpu_not_used", {{"message", std::string(gpu_refused.message())}});
+  }
   s.backend = *std::move(created);
   done("backend");
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(config.model);
@@ -225,8 +229,10 @@ int Main(int argc, char** argv) {
   std::fflush(stdout);
 
   const StopReason reason = stop.Wait();
-  if (!reason.failure.ok())
+  if (!reason.failure.ok()) {
+    server.rpc->SetFailed();
     LogError("device_failure", {{"message", std::string(reason.failure.message())}});
+  }
   LogInfo("drain", {{"signal", reason.signal},
                     {"timeout_seconds", absl::ToDoubleSeconds(config->drain_timeout)}});
   const int32_t aborted = server.rpc->Drain(config->drain_timeout);

@@ -76,6 +76,9 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const std::string& fold
   if (absl::Status status = model->CreateKvCache(options.kv_cache_bytes); !status.ok()) {
     return status;
   }
+  if (backend->device().own_memory) {
+    if (absl::Status status = model->WarmUp(); !status.ok()) return status;
+  }
   return model;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -77,6 +78,28 @@ absl::Status Transformer::CreateKvCache(int64_t bytes) {
   }
   num_pages_ = cache.num_pages = static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
   return backend_->CreateKvCache(cache);
+}
+
+absl::Status Transformer::WarmUp() {
+  constexpr int32_t kDecodeSteps =
+      3;  // the second one is captured as a graph, the third one replays it
+  const int64_t most =
+      std::min<int64_t>(int64_t{num_pages_} * kPageTokens, config_.max_context_tokens);
+  const int32_t prompt = static_cast<int32_t>(std::min<int64_t>(max_rows_, most - kDecodeSteps));
+  if (prompt < 1) return absl::OkStatus();
+  std::vector<PageId> pages((prompt + kDecodeSteps + kPageTokens - 1) / kPageTokens);
+  std::iota(pages.begin(), pages.end(), 0);
+  const std::vector<int32_t> tokens(prompt, 0);
+  for (int32_t step = 0; step <= kDecodeSteps; ++step) {
+    const int32_t rows = step == 0 ? prompt : 1;
+    const int32_t context = step == 0 ? 0 : prompt + step - 1;
+    const SequenceSlice slice{0, rows, context, pages.data()};
+    const int32_t last_row = rows - 1;
+    const StepInput input{
+        absl::MakeConstSpan(tokens).subspan(0, rows), {&slice, 1}, {&last_row, 1}};
+    if (const auto output = Run(input); !output.ok()) return output.status();
+  }
+  return absl::OkStatus();
 }
 
 Transformer::Activation Transformer::Allocate(int64_t rows, int64_t cols) {

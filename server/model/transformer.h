@@ -30,6 +30,8 @@ class Transformer : public LanguageModel {
               Backend* backend);
   // Once, before the first step; last of all that is allocated. `bytes` as in ModelOptions.
   absl::Status CreateKvCache(int64_t bytes);
+  // A prompt and a few tokens that nobody asked for: a device loads its code when that first runs.
+  absl::Status WarmUp();
 
   const ModelInfo& info() const override { return info_; }
   int32_t num_pages() const override { return num_pages_; }

@@ -96,6 +96,11 @@ void RpcServer::SetReady(bool ready) {
   health_->SetServingStatus(v1::InferenceService::service_full_name(), ready);
 }
 
+void RpcServer::SetFailed() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  health_->SetServingStatus(false);  // of all names
+}
+
 int32_t RpcServer::Drain(absl::Duration timeout) {
   SetReady(false);
   return engine_->Drain(timeout);

@@ -1,5 +1,6 @@
 // The two gRPC servers of a process: inference and control, each on its own address, both with reflection and
-// grpc.health.v1. Health of "" says that the process lives; of the inference service's name, that it takes requests.
+// grpc.health.v1. Health of "" says that the process lives and its device works; of the inference service's name, that
+// it takes requests.
 #ifndef TAUSERVE_SERVER_RPC_RPC_SERVER_H_
 #define TAUSERVE_SERVER_RPC_RPC_SERVER_H_
 
@@ -35,6 +36,8 @@ class RpcServer {
   const std::string& address() const { return address_; }
   const std::string& control_address() const { return control_address_; }
   void SetReady(bool ready);
+  // The device failed: health is NOT_SERVING under both names, for good.
+  void SetFailed();
   // Not ready from now on; waits for the requests in flight, aborts them after `timeout`. Returns how many.
   int32_t Drain(absl::Duration timeout);
   // Ends both servers; calls that are left get `timeout` to be answered.

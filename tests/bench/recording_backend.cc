@@ -15,7 +15,7 @@ void AppendRows(Matrix m, std::vector<float>& to) {
 void RecordingBackend::AppendKv(int layer, Matrix keys, Matrix values) {
   AppendRows(keys, layers_[layer].k);
   AppendRows(values, layers_[layer].v);
-  backend_->AppendKv(layer, keys, values);
+  ForwardingBackend::AppendKv(layer, keys, values);
 }
 
 void RecordingBackend::Attention(int layer, const AttentionSpec& spec, Matrix q, Matrix query_scale,
@@ -29,7 +29,7 @@ void RecordingBackend::Attention(int layer, const AttentionSpec& spec, Matrix q,
   } else {
     to.query_scale.insert(to.query_scale.end(), q.rows * spec.num_heads, 1.0f);
   }
-  backend_->Attention(layer, spec, q, query_scale, out);
+  ForwardingBackend::Attention(layer, spec, q, query_scale, out);
 }
 
 }  // namespace tauserve

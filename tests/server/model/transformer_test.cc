@@ -218,5 +218,43 @@ TEST(LoadModelTest, TheDefaultCacheHoldsAFullContext) {
   EXPECT_GE((*model)->num_pages(), (1 << 20) / kPageTokens);
 }
 
+// A device with memory of its own, which counts its steps' rows.
+class DeviceBackend : public PlainBackend {
+ public:
+  DeviceBackend() {
+    device_.name = "test";
+    device_.own_memory = true;
+  }
+  const DeviceInfo& device() const override { return device_; }
+  int64_t AvailableMemory() const override { return 1 << 20; }
+  void BeginStep(absl::Span<const SequenceSlice> slices) override {
+    rows_.push_back(slices[0].num_tokens);
+    PlainBackend::BeginStep(slices);
+  }
+  absl::Status Synchronize() override { return failure_; }
+
+  DeviceInfo device_;
+  std::vector<int> rows_;
+  absl::Status failure_;
+};
+
+TEST(LoadModelTest, ADeviceIsWarmWhenTheModelIsLoaded) {
+  ModelFolder folder;
+  folder.Write();
+  ModelOptions options = Options();
+  options.kv_cache_bytes = 0;
+  DeviceBackend backend;
+  const auto model = LoadModel(folder.path(), &backend, options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_EQ(backend.rows_.size(), 4);
+  EXPECT_GT(backend.rows_[0], 1);
+  EXPECT_LE(backend.rows_[0], options.max_batched_tokens);
+  for (int step = 1; step < 4; step++) EXPECT_EQ(backend.rows_[step], 1);
+
+  DeviceBackend broken;
+  broken.failure_ = absl::InternalError("cuda: it is broken");
+  EXPECT_EQ(LoadModel(folder.path(), &broken, options).status(), broken.failure_);
+}
+
 }  // namespace
 }  // namespace tauserve
