@@ -3,6 +3,7 @@
 
   python3 tests/bench/gpu_attention.py --bin build/release/bin --out docs/benchmarks/gpu.json
   python3 tests/bench/gpu_attention.py --report docs/benchmarks/gpu.json     Markdown tables of such a file
+  python3 tests/bench/gpu_attention.py --plot docs/gpu_ratios.svg --report docs/benchmarks/gpu.json    needs matplotlib
 
 Ours: the programs prefill_check, decode_check and step_bench. Peers, where they can be imported: PyTorch's scaled dot
 product attention with FlashAttention-2 and with cuDNN (softmax), AdaSplash-2 (entmax, PyPI's `adasplash`; forward only,
@@ -366,8 +367,96 @@ def report(results):
             best = min(x for x in (bf16, int8) if x)
             print(f"| {row['name']} | {row['batch']} | {length(row['tokens'])} | {row['alpha']:g} | {row['sigma']:g} | {bf16} "
                   f"| {int8 or '–'} | {limit:.0f} | {flash or '–'} | {cudnn or '–'} | {ratio(cudnn, best)} |")
+    if results.get("server"):
+        report_server(results["server"])
     for row in results.get("entmaxkv", []):
         print(f"\n{row['name']}, {length(row['tokens'])} tokens, 8 query heads: {row.get('us', row.get('error'))} µs")
+
+
+def report_server(rows):
+    print("\nWhole server (gpu_server.py), time to the first token\n")
+    print("| model | attention | tokens | s | tokens/s | of the GEMM peak |")
+    print("|---|---|---|---|---|---|")
+    for row in only(rows, kind="first token"):
+        print(f"| {row['model']} | {row['attention']} | {length(row['tokens'])} | {row['ttft_seconds']:.3f} "
+              f"| {row['tokens_per_second']:,} | {100 * row['of_gemm_peak']:.0f} % |")
+    print("\nWhole server, decoding\n")
+    print("| model | attention | context | batch | step, ms | tokens/s | of the copy rate |")
+    print("|---|---|---|---|---|---|---|")
+    for row in only(rows, kind="decode"):
+        if "step_ms" in row:
+            print(f"| {row['model']} | {row['attention']} | {length(row['context'])} | {row['batch']} | {row['step_ms']} "
+                  f"| {row['tokens_per_second']:,} | {100 * row['of_copy_rate']:.0f} % |")
+    print("\nSteps without engine and sampler\n")
+    print("| model | context | batch | prefill tokens/s | linear layers, of the GEMM peak | linear : attention : rest, ms "
+          "| decode step, ms | of the copy rate |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in only(rows, kind="steps"):
+        parts = " : ".join(f"{row['profile'][name]:.0f}" for name in ("linear_ms", "attention_ms", "other_ms"))
+        print(f"| {row['model']} | {length(row['context'])} | {row['batch']} | {row['prefill_tokens_per_second']:,.0f} "
+              f"| {100 * row['linear_of_gemm_peak']:.0f} % | {parts} | {row['decode_step_us'] / 1e3:.2f} "
+              f"| {100 * row['decode_of_copy_rate']:.0f} % |")
+
+
+# label, part, wanted rows, peer, colour; decoding is dashed.
+LINES = [
+    ("prefill, σ 2, head_dim 128, FA2", "prefill", {"dim": 128, "sigma": 2.0}, "flash", "#0b4f8a"),
+    ("prefill, σ 2, head_dim 64, FA2", "prefill", {"dim": 64, "sigma": 2.0}, "flash", "#56b4e9"),
+    ("prefill, σ 2, head_dim 128, cuDNN", "prefill", {"dim": 128, "sigma": 2.0}, "cudnn", "#c44e00"),
+    ("prefill, σ 2, head_dim 64, cuDNN", "prefill", {"dim": 64, "sigma": 2.0}, "cudnn", "#e69f00"),
+    ("prefill, σ 2, head_dim 128, AdaSplash-2", "prefill", {"dim": 128, "sigma": 2.0}, "adasplash-2", "#009e73"),
+    ("decode, σ 2, one sequence, cuDNN", "decode", {"batch": 1, "sigma": 2.0}, "cudnn", "#c44e00"),
+    ("decode, σ 2, 16 sequences, cuDNN", "decode", {"batch": 16, "sigma": 2.0}, "cudnn", "#cc79a7"),
+]
+
+
+def ratios(results, part, wanted, peer):
+    """{tokens: peer's time / ours}."""
+    key, name = ("ms", "causal") if part == "prefill" else ("us", "normal")
+    points = {}
+    for row in only(results.get(part, []), name=name, **wanted):
+        shape = {k: row[k] for k in ("dim", "batch", "tokens") if k in row}
+        if peer == "adasplash-2":
+            shape["sigma"] = row["sigma"]
+        theirs = value(results.get(part + "_peers", []), key, name=peer, **shape)
+        if theirs:
+            points[row["tokens"]] = max(theirs / row[key], points.get(row["tokens"], 0))
+    return dict(sorted(points.items()))
+
+
+def plot(results, path):
+    import matplotlib
+
+    matplotlib.use("svg")
+    # Text stays text, and nothing depends on the day: the file is small, and the same for the same numbers.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tauserve", "font.size": 11,
+                                "font.family": ["sans-serif"]})
+    from matplotlib import pyplot, ticker
+
+    figure, axes = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
+    seen = set()
+    for label, part, wanted, peer, colour in LINES:
+        points = ratios(results, part, wanted, peer)
+        seen.update(points)
+        axes.plot(list(points), list(points.values()), color=colour, label=label, linewidth=2, marker="o", markersize=4.5,
+                  linestyle="--" if part == "decode" else "-")
+    axes.axhline(1, color="black", linewidth=1.2)
+    axes.annotate("the peer's speed", (1, 1), xycoords=("axes fraction", "data"), xytext=(-4, 4),
+                  textcoords="offset points", ha="right")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.xaxis.set_major_locator(ticker.FixedLocator(sorted(seen)))
+    axes.xaxis.set_major_formatter(lambda tokens, _: length(int(tokens)))
+    axes.yaxis.set_major_locator(ticker.LogLocator(base=2))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("peer's time / ours (entmax)")
+    axes.set_title(results["device"], fontsize=11)
+    figure.legend(loc="outside right center", frameon=False)
+    figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
 
 
 def main():
@@ -377,9 +466,13 @@ def main():
     parser.add_argument("--only", default=",".join(PARTS), help="of " + ",".join(PARTS))
     parser.add_argument("--entmaxkv", type=pathlib.Path, help="a checkout of EntmaxKV")
     parser.add_argument("--report", type=pathlib.Path, help="only print tables of this file")
+    parser.add_argument("--plot", type=pathlib.Path, help="with --report: draw the ratios into this SVG file")
     arguments = parser.parse_args()
     if arguments.report:
-        report(json.loads(arguments.report.read_text()))
+        results = json.loads(arguments.report.read_text())
+        report(results)
+        if arguments.plot:
+            plot(results, arguments.plot)
         return 0
     import torch
 

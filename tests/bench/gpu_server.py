@@ -23,7 +23,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # (context, batch), as far as the cache holds them
-DECODE_SHAPES = ((8192, 1), (32768, 1), (131072, 1), (8192, 16), (32768, 16), (8192, 64))
+DECODE_SHAPES = ((8192, 1), (32768, 1), (131072, 1), (8192, 16), (16384, 16), (4096, 64))
 FIRST_TOKEN_AT = (8192, 32768, 131072)
 NEW_TOKENS = 128
 CHARACTERS_A_TOKEN = 8  # more than any text here needs
