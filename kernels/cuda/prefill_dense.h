@@ -13,19 +13,22 @@ namespace tauserve::cuda {
 
 inline constexpr int kDensePages =
     32768;  // pages whose emptiness is remembered; the rest is always read
-inline constexpr float kNormTolerance =
-    2e-3f;  // of the norm before its last Newton step, which squares it
 inline constexpr int kMaxDensePasses = 40;
 
 // What a row tile needs next, and what a page was sent for.
-enum class Pass : int32_t { kOutput = 0, kSum = 1, kSample = 2, kMaximum = 3 };
+enum class Pass : int32_t { kOutput = 0, kSum = 1, kHalf = 2, kSample = 3, kMaximum = 4 };
 
-// The first passes read one page in kSampleEvery and look for the threshold at which these have their share of the
-// weight: a start from which one pass over all pages, rarely two, gives the threshold.
+// The first passes read one page in kSampleEvery, then every other one, and look for the threshold at which these have
+// their share of the weight: a start from which one pass over all pages, rarely two, gives the threshold.
 inline constexpr int kSampleEvery = 8;
 inline constexpr int kFewestSampledPages = 8;
 inline constexpr float kSampleTolerance = 0.1f;  // of the norm
 inline constexpr int kMaxSamplePasses = 3;
+
+// Pages from one that a pass reads to the next.
+__device__ __forceinline__ int StrideOf(Pass pass) {
+  return pass == Pass::kSample ? kSampleEvery : pass == Pass::kHalf ? 2 : 1;
+}
 
 struct DenseMessage {
   static constexpr int kNewBlock = -1, kEnd = -2, kPassEnd = -3;
@@ -45,8 +48,9 @@ struct DenseShape {
   static constexpr int kQueryBytes = kRows * kDim * 2;
   static constexpr int kBiasBytes = kPageTokens * 16 * 2;
   static constexpr int kControlBytes = 1024;
-  static constexpr int kSharedBytes =
-      1024 + kStages * 2 * kPageBytes + kQueryBytes + kBiasBytes + kControlBytes + kDensePages / 8;
+  static constexpr int kBitmapBytes = kDensePages / 8;
+  static constexpr int kSharedBytes = 1024 + kStages * 2 * kPageBytes + kQueryBytes + kBiasBytes +
+                                      kControlBytes + (1 + kWarpgroups) * kBitmapBytes;
   static_assert(kSharedBytes <= 232448);
 };
 
@@ -71,7 +75,7 @@ struct DenseProducer {
   const CUtensorMap* values;
   Control& control;
   char* stages;
-  uint32_t* attended;  // bitmap of pages
+  uint32_t* live;  // bitmap of pages that some row tile has weight in
   int lane;
   int stage = 0;
   uint32_t parity = 1;
@@ -160,7 +164,7 @@ struct DenseProducer {
     const int first = VisibleKeys(low, total, causal, p.args.sliding_window).begin / kPageTokens;
     const int last =
         (VisibleKeys(high, total, causal, p.args.sliding_window).end - 1) / kPageTokens;
-    for (int i = lane; i < kDensePages / 32; i += 32) attended[i] = 0;
+    for (int i = lane; i < kDensePages / 32; i += 32) live[i] = 0;
     if (lane == 0) control.lowered = 0;
     __syncwarp();
     Send(DenseMessage::kNewBlock, Pass::kOutput, index);
@@ -172,11 +176,11 @@ struct DenseProducer {
       pass = Pass::kOutput;
       for (int w = 0; w < kWarpgroups * 4; w++) pass = max(pass, control.need[w]);
       summed &= *const_cast<volatile int32_t*>(&control.lowered) == 0;
-      const int step = pass == Pass::kSample ? kSampleEvery : 1;
+      const int step = StrideOf(pass);
       for (int page = first; page <= last; page += step) {
         const int bit = page - first;
         if (summed && pass != Pass::kMaximum && bit < kDensePages &&
-            !(attended[bit / 32] >> bit % 32 & 1))
+            !(live[bit / 32] >> bit % 32 & 1))
           continue;
         const int id = p.args.page_table[slice.first_page + page];
         SendPage(page, pass, (id * p.args.num_kv_heads + block.kv_head) * kPageTokens,

@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
   char* queries = base + Shape::kStages * 2 * Shape::kPageBytes;
   char* bias_columns = queries + Shape::kQueryBytes;
   Control& control = *reinterpret_cast<Control*>(bias_columns + Shape::kBiasBytes);
-  uint32_t* attended =
-      reinterpret_cast<uint32_t*>(bias_columns + Shape::kBiasBytes + Shape::kControlBytes);
+  char* bitmaps = bias_columns + Shape::kBiasBytes + Shape::kControlBytes;
+  uint32_t* live = reinterpret_cast<uint32_t*>(bitmaps);
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; s++) {
       BarrierInit(SharedAddress(&control.full[s]), 1);
@@ -40,14 +40,15 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
   if (warpgroup == kWarpgroups) {
     KeepProducerRegisters<kWarpgroups>();
     if (warp != 0) return;
-    DenseProducer<kDim, kWarpgroups> producer{p, &keys, &values, control, base, attended, lane};
+    DenseProducer<kDim, kWarpgroups> producer{p, &keys, &values, control, base, live, lane};
     producer.Run();
   } else {
     TakeConsumerRegisters<kWarpgroups>();
     DenseRowTile<kDim, kWarpgroups, kForm> tile{
         p,
         control,
-        attended,
+        live,
+        reinterpret_cast<uint32_t*>(bitmaps + (1 + warpgroup) * Shape::kBitmapBytes),
         SharedAddress(base),
         queries + warpgroup * (kTileRows * kDim * 2),
         PlainDescriptor(SharedAddress(bias_columns), 128, 256),
