@@ -30,26 +30,30 @@ __device__ __forceinline__ int StrideOf(Pass pass) {
   return pass == Pass::kSample ? kSampleEvery : pass == Pass::kHalf ? 2 : 1;
 }
 
+// A stage's message: the pages that it holds, or a new block, or an end.
 struct DenseMessage {
   static constexpr int kNewBlock = -1, kEnd = -2, kPassEnd = -3;
-  int32_t page;
+  static constexpr int kNoPage = -1;
+  int32_t page;    // >= 0, or what else the message says
+  int32_t second;  // page >= 0, or kNoPage
   Pass pass;
-  int32_t index;
-  int32_t unused;
+  int32_t index;  // of a new block
 };
 
 template <int kDim, int kWarpgroups>
 struct DenseShape {
   static constexpr int kChunks = (kDim + 63) / 64;
   static constexpr int kPageBytes = kPageTokens * 128 * kChunks;  // of keys, and as much of values
-  static constexpr int kStages = kChunks == 4 ? 2 : 4;
+  static constexpr int kStagePages = kChunks == 4 ? 1 : 2;
+  static constexpr int kStages = kChunks == 1 ? 4 : 2;
+  static constexpr int kKeyBytes = kStagePages * kPageBytes;  // of a stage; its values follow
   static constexpr int kRows = kTileRows * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kQueryBytes = kRows * kDim * 2;
-  static constexpr int kBiasBytes = kPageTokens * 16 * 2;
+  static constexpr int kBiasBytes = kStagePages * kPageTokens * 16 * 2;
   static constexpr int kControlBytes = 1024;
   static constexpr int kBitmapBytes = kDensePages / 8;
-  static constexpr int kSharedBytes = 1024 + kStages * 2 * kPageBytes + kQueryBytes + kBiasBytes +
+  static constexpr int kSharedBytes = 1024 + kStages * 2 * kKeyBytes + kQueryBytes + kBiasBytes +
                                       kControlBytes + (1 + kWarpgroups) * kBitmapBytes;
   static_assert(kSharedBytes <= 232448);
 };
@@ -91,47 +95,61 @@ struct DenseProducer {
   __device__ __forceinline__ void Send(int kind, Pass pass, int index) {
     BarrierWait(SharedAddress(&control.empty[stage]), parity);
     if (lane == 0) {
-      control.message[stage] = {kind, pass, index, 0};
+      control.message[stage] = {kind, DenseMessage::kNoPage, pass, index};
       BarrierArrive(SharedAddress(&control.full[stage]));
     }
     __syncwarp();
     Advance();
   }
-  __device__ __forceinline__ void Copy(const CUtensorMap* map, char* to, uint32_t barrier,
-                                       int row) {
+  // A page to its place in a stage: the columns' chunks one behind the other, in each the stage's pages.
+  __device__ __forceinline__ void Copy(const CUtensorMap* map, char* to, int place,
+                                       uint32_t barrier, int row) {
     for (int c = 0; c < Shape::kChunks; c++) {
-      CopyBox(SharedAddress(to) + c * (kPageTokens * 128), map, barrier, c * 64, row);
+      CopyBox(SharedAddress(to) + (c * Shape::kStagePages + place) * (kPageTokens * 128), map,
+              barrier, c * 64, row);
     }
   }
-  __device__ __forceinline__ void SendPage(int page, Pass pass, int row, int used_slots) {
+  // The pages gathered in `pages`; only the block's last page can have unused slots.
+  __device__ __forceinline__ void SendPages(const int (&pages)[2], int count, Pass pass,
+                                            const Slice& slice, int kv_head, int total) {
     BarrierWait(SharedAddress(&control.empty[stage]), parity);
-    char* to = stages + stage * 2 * Shape::kPageBytes;
+    char* to = stages + stage * 2 * Shape::kKeyBytes;
     const uint32_t full = SharedAddress(&control.full[stage]);
     const bool with_values = pass == Pass::kOutput;
-    const bool scrub = with_values && used_slots < kPageTokens;
-    if (scrub) {  // weight 0 times NaN would be NaN
+    int rows[2];
+    int scrubbed = -1;
+    for (int i = 0; i < count; i++) {
+      const int id = p.args.page_table[slice.first_page + pages[i]];
+      rows[i] = (id * p.args.num_kv_heads + kv_head) * kPageTokens;
+      if (with_values && (pages[i] + 1) * kPageTokens > total) scrubbed = i;
+    }
+    if (scrubbed >= 0) {  // weight 0 times NaN would be NaN
       const uint32_t barrier = SharedAddress(&control.scrub);
       if (lane == 0) {
         BarrierArriveExpect(barrier, Shape::kPageBytes);
-        Copy(values, to + Shape::kPageBytes, barrier, row);
+        Copy(values, to + Shape::kKeyBytes, scrubbed, barrier, rows[scrubbed]);
       }
       BarrierWait(barrier, scrub_parity);
       scrub_parity ^= 1;
+      const int used_slots = total - pages[scrubbed] * kPageTokens;
       for (int c = 0; c < Shape::kChunks; c++) {
-        uint4* rows = reinterpret_cast<uint4*>(to + Shape::kPageBytes + c * (kPageTokens * 128));
+        uint4* values_of = reinterpret_cast<uint4*>(
+            to + Shape::kKeyBytes + (c * Shape::kStagePages + scrubbed) * (kPageTokens * 128));
         for (int i = used_slots * 8 + lane; i < kPageTokens * 8; i += 32) {
-          rows[i] = make_uint4(0, 0, 0, 0);
+          values_of[i] = make_uint4(0, 0, 0, 0);
         }
       }
       AsyncProxyFence();
       __syncwarp();
     }
     if (lane == 0) {
-      control.message[stage] = {page, pass, 0, 0};
-      const bool copy_values = with_values && !scrub;
-      BarrierArriveExpect(full, (copy_values ? 2 : 1) * Shape::kPageBytes);
-      Copy(keys, to, full, row);
-      if (copy_values) Copy(values, to + Shape::kPageBytes, full, row);
+      control.message[stage] = {pages[0], count > 1 ? pages[1] : DenseMessage::kNoPage, pass, 0};
+      const int copies = count + (with_values ? count - (scrubbed >= 0) : 0);
+      BarrierArriveExpect(full, copies * Shape::kPageBytes);
+      for (int i = 0; i < count; i++) {
+        Copy(keys, to, i, full, rows[i]);
+        if (with_values && i != scrubbed) Copy(values, to + Shape::kKeyBytes, i, full, rows[i]);
+      }
     }
     __syncwarp();
     Advance();
@@ -177,16 +195,19 @@ struct DenseProducer {
       for (int w = 0; w < kWarpgroups * 4; w++) pass = max(pass, control.need[w]);
       summed &= *const_cast<volatile int32_t*>(&control.lowered) == 0;
       const int step = StrideOf(pass);
+      int pages[2] = {0, 0}, count = 0;
       for (int page = first; page <= last; page += step) {
         const int bit = page - first;
         if (summed && pass != Pass::kMaximum && bit < kDensePages &&
             !(live[bit / 32] >> bit % 32 & 1))
           continue;
-        const int id = p.args.page_table[slice.first_page + page];
-        SendPage(page, pass, (id * p.args.num_kv_heads + block.kv_head) * kPageTokens,
-                 min(static_cast<int>(kPageTokens), total - page * kPageTokens));
+        pages[count++] = page;
         read++;
+        if (count < Shape::kStagePages) continue;
+        SendPages(pages, count, pass, slice, block.kv_head, total);
+        count = 0;
       }
+      if (count > 0) SendPages(pages, count, pass, slice, block.kv_head, total);
       summed |= pass == Pass::kSum;
       Send(DenseMessage::kPassEnd, pass, 0);
     }

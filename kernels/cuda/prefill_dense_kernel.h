@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
   static_assert(sizeof(Control) <= Shape::kControlBytes);
   extern __shared__ char shared[];
   char* base = shared + (-SharedAddress(shared) & 1023);
-  char* queries = base + Shape::kStages * 2 * Shape::kPageBytes;
+  char* queries = base + Shape::kStages * 2 * Shape::kKeyBytes;
   char* bias_columns = queries + Shape::kQueryBytes;
   Control& control = *reinterpret_cast<Control*>(bias_columns + Shape::kBiasBytes);
   char* bitmaps = bias_columns + Shape::kBiasBytes + Shape::kControlBytes;
@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
     BarrierInit(SharedAddress(&control.scrub), 1);
     BarrierInitFence();
   }
-  WriteBiasColumns<kPageTokens>(reinterpret_cast<__nv_bfloat16*>(bias_columns), threadIdx.x,
-                                Shape::kThreads);
+  WriteBiasColumns<Shape::kStagePages * kPageTokens>(reinterpret_cast<__nv_bfloat16*>(bias_columns),
+                                                     threadIdx.x, Shape::kThreads);
   AsyncProxyFence();
   __syncthreads();
   const int warpgroup = Uniform(threadIdx.x / 128), warp = threadIdx.x / 32 % 4,

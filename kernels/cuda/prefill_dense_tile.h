@@ -38,7 +38,8 @@ struct DenseRowTile {
   uint32_t below[2];                      // how many of the thread's scores were below the floor
   int pages;                              // with a score above
   float dead_top[2];                      // no score is higher on pages that had none above
-  float last_slope[2], last_floor[2];  // of the pass before: where, and the slope of the sum's logarithm
+  float last_slope[2],
+      last_floor[2];  // of the pass before: where, and the slope of the sum's logarithm
   int attended_pages;
 
   __device__ __forceinline__ int BarrierId() const { return 1 + warpgroup; }
@@ -81,32 +82,47 @@ struct DenseRowTile {
   }
 
   __device__ __forceinline__ bool Skips(int page) const {
-    return !active || page * kPageTokens >= visible.end ||
+    return !active || page < 0 || page * kPageTokens >= visible.end ||
            (page + 1) * kPageTokens <= visible.begin;
   }
 
   // A pass over the keys alone, from its first message to its end.
   __device__ __forceinline__ void ReadPass(Pass pass) {
+    const bool mine = pass == need;
     for (;;) {
       BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int page = control.message[stage].page;
-      if (__any_sync(~0u, page < 0)) break;
-      if (__any_sync(~0u, Skips(page) || pass != need)) {
+      const DenseMessage& message = control.message[stage];
+      const int page = Uniform(message.page), second = Uniform(message.second);
+      if (page < 0) break;
+      if (!mine || (Skips(page) && Skips(second))) {
         Release();
         continue;
       }
-      float c[32];
-      Multiply(c, page);
-      Release();
-      if (pass != Pass::kMaximum) {
-        AddPage(c, page, pass);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
+      if (Shape::kStagePages == 1 || biased) {
+        float c[32];
+        Multiply(c, 0, page);
+        Add<0>(c, page, pass);
+        if (!Skips(second)) {
+          Multiply(c, 1, second);
+          Add<0>(c, second, pass);
+        }
+        Release();
+      } else if constexpr (Shape::kStagePages == 2) {
+        float c[64];
+        MultiplyBoth(c, page, second);
+        Release();
+        Add<0>(c, page, pass);
+        Add<32>(c, second, pass);
       }
     }
     Release();
-    if (active && pass == need) EndPass();
+    if (active && mine) EndPass();
+  }
+  template <int kFirst, int kCount>
+  __device__ __forceinline__ void Add(const float (&c)[kCount], int page, Pass pass) {
+    if (pass != Pass::kMaximum) return AddPage<kFirst>(c, page, pass);
+#pragma unroll
+    for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[kFirst + i]);
   }
 
   // The last pass, from its first message to its end.
@@ -119,9 +135,11 @@ struct DenseRowTile {
     }
     for (;;) {
       BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int page = control.message[stage].page;
-      if (__any_sync(~0u, page < 0)) break;
-      if (!__any_sync(~0u, Skips(page))) AddValues(page, out);
+      const DenseMessage& message = control.message[stage];
+      const int page = Uniform(message.page), second = Uniform(message.second);
+      if (page < 0) break;
+      if (!Skips(page)) AddValues(0, page, out);
+      if (!Skips(second)) AddValues(1, second, out);
       Release();
     }
     Release();
@@ -226,33 +244,56 @@ struct DenseRowTile {
     }
   }
 
-  // Scores of the stage's page over the rows' floors.
-  __device__ __forceinline__ void Multiply(float (&c)[32], int page) {
+  // Scores of one of the stage's pages over the rows' floors.
+  __device__ __forceinline__ void Multiply(float (&c)[32], int place, int page) {
     if (biased) SetBias(page);
-    const uint64_t tile_keys = RowDescriptor(stages + stage * 2 * Shape::kPageBytes);
-    const uint64_t queries = PlainDescriptor(SharedAddress(query), 128, kDim * 16);
+    const uint32_t at = stages + stage * 2 * Shape::kKeyBytes + place * (kPageTokens * 128);
     PinAccumulators(c);
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
-      WgmmaN64Shared(c, queries + k * 16, tile_keys + (k / 4) * (kPageTokens * 8) + (k % 4) * 2,
-                     k > 0);
+      WgmmaN64Shared(c, QueryPart(k), KeyPart(at, k), k > 0);
     }
     WgmmaN64(c, bias, bias_columns, 1);
     WgmmaCommit();
     WgmmaWait<0>();
     PinAccumulators(c);
-    if (Uniform((page + 1) * kPageTokens > whole.end || page * kPageTokens < whole.begin))
-      Mask(c, page);
+    if (!Whole(page)) Mask<0>(c, page);
+  }
+  // Of both pages.
+  __device__ __forceinline__ void MultiplyBoth(float (&c)[64], int page, int second) {
+    const uint32_t at = stages + stage * 2 * Shape::kKeyBytes;
+    PinAccumulators(c);
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < kDim / 16; k++) {
+      WgmmaN128Shared(c, QueryPart(k), KeyPart(at, k), k > 0);
+    }
+    WgmmaN128(c, bias, bias_columns, 1);
+    WgmmaCommit();
+    WgmmaWait<0>();
+    PinAccumulators(c);
+    if (!Whole(page)) Mask<0>(c, page);
+    if (!Whole(second)) Mask<32>(c, second);
+  }
+  // Columns 16k to 16k + 15 of the queries and of a stage's keys.
+  __device__ __forceinline__ uint64_t QueryPart(int k) const {
+    return PlainDescriptor(SharedAddress(query) + k * 256, 128, kDim * 16);
+  }
+  __device__ __forceinline__ uint64_t KeyPart(uint32_t at, int k) const {
+    return RowDescriptor(at + k / 4 * (Shape::kStagePages * kPageTokens * 128) + k % 4 * 32);
+  }
+  __device__ __forceinline__ bool Whole(int page) const {
+    return page * kPageTokens >= whole.begin && (page + 1) * kPageTokens <= whole.end;
   }
 
-  __device__ __forceinline__ void AddValues(int page, float (&out)[kChunks][32]) {
+  __device__ __forceinline__ void AddValues(int place, int page, float (&out)[kChunks][32]) {
     float c[32];
-    Multiply(c, page);
+    Multiply(c, place, page);
     uint32_t weights[4][4];
     MakeWeights(c, page, weights);
-    const uint64_t values = ColumnDescriptor(
-        stages + stage * 2 * Shape::kPageBytes + Shape::kPageBytes, kPageTokens * 128);
+    const uint32_t at =
+        stages + stage * 2 * Shape::kKeyBytes + Shape::kKeyBytes + place * (kPageTokens * 128);
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
     WgmmaFence();
@@ -260,8 +301,9 @@ struct DenseRowTile {
     for (int k = 0; k < 4; k++) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; chunk++) {
+        const uint32_t values = at + chunk * (Shape::kStagePages * kPageTokens * 128) + k * 2048;
         WgmmaN64</*kAcross=*/true>(out[chunk], weights[k],
-                                   values + chunk * (kPageTokens * 8) + k * 128, 1);
+                                   ColumnDescriptor(values, kPageTokens * 128), 1);
       }
     }
     WgmmaCommit();
@@ -270,23 +312,27 @@ struct DenseRowTile {
     for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
   }
 
-  __device__ __forceinline__ void Mask(float (&c)[32], int page) {
+  template <int kFirst, int kCount>
+  __device__ __forceinline__ void Mask(float (&c)[kCount], int page) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const KeyRange range = Visible(position[h]);
 #pragma unroll
       for (int i = 0; i < 16; i++) {
         const int key = page * kPageTokens + (lane & 3) * 2 + i / 2 * 8 + i % 2;
-        if (key < range.begin || key >= range.end) c[i / 2 * 4 + 2 * h + i % 2] = -INFINITY;
+        if (key < range.begin || key >= range.end)
+          c[kFirst + i / 2 * 4 + 2 * h + i % 2] = -INFINITY;
       }
     }
   }
 
-  __device__ __forceinline__ void AddPage(const float (&c)[32], int page, Pass pass) {
-    uint32_t all = ~0u;
+  template <int kFirst, int kCount>
+  __device__ __forceinline__ void AddPage(const float (&all)[kCount], int page, Pass pass) {
+    const float* c = all + kFirst;
+    uint32_t signs = ~0u;
 #pragma unroll
-    for (int i = 0; i < 32; i++) all &= __float_as_uint(c[i]);
-    if (__all_sync(~0u, static_cast<int>(all) < 0)) {
+    for (int i = 0; i < 32; i++) signs &= __float_as_uint(c[i]);
+    if (__all_sync(~0u, static_cast<int>(signs) < 0)) {
 #pragma unroll
       for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
       return;
@@ -337,13 +383,13 @@ struct DenseRowTile {
     const float slope = -exponent[h] * s1 / s;
     const float moved = (floor[h] - last_floor[h]) * inverse_width[h];
     float curvature = 0;
-    float most_left = 4e-3f;  // of log^2
+    float most_left = 0.005f;  // of the logarithm
     if constexpr (kForm == entmax::Form::kSquare) {
       curvature = (2 * count - slope * slope * s) / s;
-      most_left = 1e-2f;
+      most_left = 0.15f;
     } else if (summed && moved != 0) {
       curvature = (slope - last_slope[h]) / moved;
-      most_left = 1e-2f;
+      most_left = 0.03f;
     }
     const float discriminant = slope * slope - 2 * curvature * log;
     const float step = discriminant > 0.25f * slope * slope
@@ -355,7 +401,7 @@ struct DenseRowTile {
     const float single = kForm == entmax::Form::kLinear   ? fabsf(step)
                          : kForm == entmax::Form::kSquare ? step * step
                                                           : FastPower(fabsf(step), exponent[h]);
-    close = log * log <= most_left && single <= 5e-5f;
+    close = fabsf(log) <= most_left && single <= 5e-5f;
     return step;
   }
 
