@@ -109,50 +109,53 @@ struct DenseProducer {
               barrier, c * 64, row);
     }
   }
-  // The pages gathered in `pages`; only the block's last page can have unused slots.
-  __device__ __forceinline__ void SendPages(const int (&pages)[2], int count, Pass pass,
-                                            const Slice& slice, int kv_head, int total) {
+  // A stage of one page or two; only the block's last page can have unused slots.
+  __device__ __forceinline__ void SendPages(int page, int second, Pass pass, const Slice& slice,
+                                            int kv_head, int total) {
     BarrierWait(SharedAddress(&control.empty[stage]), parity);
     char* to = stages + stage * 2 * Shape::kKeyBytes;
     const uint32_t full = SharedAddress(&control.full[stage]);
     const bool with_values = pass == Pass::kOutput;
-    int rows[2];
-    int scrubbed = -1;
-    for (int i = 0; i < count; i++) {
-      const int id = p.args.page_table[slice.first_page + pages[i]];
-      rows[i] = (id * p.args.num_kv_heads + kv_head) * kPageTokens;
-      if (with_values && (pages[i] + 1) * kPageTokens > total) scrubbed = i;
-    }
-    if (scrubbed >= 0) {  // weight 0 times NaN would be NaN
-      const uint32_t barrier = SharedAddress(&control.scrub);
-      if (lane == 0) {
-        BarrierArriveExpect(barrier, Shape::kPageBytes);
-        Copy(values, to + Shape::kKeyBytes, scrubbed, barrier, rows[scrubbed]);
-      }
-      BarrierWait(barrier, scrub_parity);
-      scrub_parity ^= 1;
-      const int used_slots = total - pages[scrubbed] * kPageTokens;
-      for (int c = 0; c < Shape::kChunks; c++) {
-        uint4* values_of = reinterpret_cast<uint4*>(
-            to + Shape::kKeyBytes + (c * Shape::kStagePages + scrubbed) * (kPageTokens * 128));
-        for (int i = used_slots * 8 + lane; i < kPageTokens * 8; i += 32) {
-          values_of[i] = make_uint4(0, 0, 0, 0);
-        }
-      }
-      AsyncProxyFence();
-      __syncwarp();
-    }
+    const bool both = Shape::kStagePages == 2 && second >= 0;
+    const int32_t* ids = p.args.page_table + slice.first_page;
+    const int row = (ids[page] * p.args.num_kv_heads + kv_head) * kPageTokens;
+    const int second_row = both ? (ids[second] * p.args.num_kv_heads + kv_head) * kPageTokens : 0;
+    const int last = both ? second : page;
+    const bool scrub = with_values && (last + 1) * kPageTokens > total;
+    if (scrub)
+      Scrub(to + Shape::kKeyBytes, both, both ? second_row : row, total - last * kPageTokens);
     if (lane == 0) {
-      control.message[stage] = {pages[0], count > 1 ? pages[1] : DenseMessage::kNoPage, pass, 0};
-      const int copies = count + (with_values ? count - (scrubbed >= 0) : 0);
-      BarrierArriveExpect(full, copies * Shape::kPageBytes);
-      for (int i = 0; i < count; i++) {
-        Copy(keys, to, i, full, rows[i]);
-        if (with_values && i != scrubbed) Copy(values, to + Shape::kKeyBytes, i, full, rows[i]);
-      }
+      control.message[stage] = {page, both ? second : DenseMessage::kNoPage, pass, 0};
+      const bool values_of_first = with_values && (both || !scrub);
+      const bool values_of_second = with_values && both && !scrub;
+      BarrierArriveExpect(full,
+                          (1 + both + values_of_first + values_of_second) * Shape::kPageBytes);
+      Copy(keys, to, 0, full, row);
+      if (both) Copy(keys, to, 1, full, second_row);
+      if (values_of_first) Copy(values, to + Shape::kKeyBytes, 0, full, row);
+      if (values_of_second) Copy(values, to + Shape::kKeyBytes, 1, full, second_row);
     }
     __syncwarp();
     Advance();
+  }
+  // A page's values, unused slots as zeros: weight 0 times NaN would be NaN.
+  __device__ __forceinline__ void Scrub(char* to, int place, int row, int used_slots) {
+    const uint32_t barrier = SharedAddress(&control.scrub);
+    if (lane == 0) {
+      BarrierArriveExpect(barrier, Shape::kPageBytes);
+      Copy(values, to, place, barrier, row);
+    }
+    BarrierWait(barrier, scrub_parity);
+    scrub_parity ^= 1;
+    for (int c = 0; c < Shape::kChunks; c++) {
+      uint4* values_of =
+          reinterpret_cast<uint4*>(to + (c * Shape::kStagePages + place) * (kPageTokens * 128));
+      for (int i = used_slots * 8 + lane; i < kPageTokens * 8; i += 32) {
+        values_of[i] = make_uint4(0, 0, 0, 0);
+      }
+    }
+    AsyncProxyFence();
+    __syncwarp();
   }
 
   __device__ void Run() {
@@ -195,19 +198,25 @@ struct DenseProducer {
       for (int w = 0; w < kWarpgroups * 4; w++) pass = max(pass, control.need[w]);
       summed &= *const_cast<volatile int32_t*>(&control.lowered) == 0;
       const int step = StrideOf(pass);
-      int pages[2] = {0, 0}, count = 0;
+      int waiting = DenseMessage::kNoPage;  // for a second page
       for (int page = first; page <= last; page += step) {
         const int bit = page - first;
         if (summed && pass != Pass::kMaximum && bit < kDensePages &&
             !(live[bit / 32] >> bit % 32 & 1))
           continue;
-        pages[count++] = page;
         read++;
-        if (count < Shape::kStagePages) continue;
-        SendPages(pages, count, pass, slice, block.kv_head, total);
-        count = 0;
+        if (Shape::kStagePages == 1) {
+          SendPages(page, DenseMessage::kNoPage, pass, slice, block.kv_head, total);
+        } else if (waiting < 0) {
+          waiting = page;
+        } else {
+          SendPages(waiting, page, pass, slice, block.kv_head, total);
+          waiting = DenseMessage::kNoPage;
+        }
       }
-      if (count > 0) SendPages(pages, count, pass, slice, block.kv_head, total);
+      if (waiting >= 0) {
+        SendPages(waiting, DenseMessage::kNoPage, pass, slice, block.kv_head, total);
+      }
       summed |= pass == Pass::kSum;
       Send(DenseMessage::kPassEnd, pass, 0);
     }

@@ -31,7 +31,8 @@ struct DenseRowTile {
   int position[2];
   KeyRange visible, whole;
   bool biased, sampled;
-  bool summed;  // the pass before read all keys
+  bool summed;         // the pass before read all keys
+  int whole_exponent;  // of all the warp's rows: 3 or 4; 0 where they have another one
   int samples;
   uint32_t bias[4];
   float sum[2], first_power[2], most[2];  // of the running pass
@@ -195,7 +196,15 @@ struct DenseRowTile {
     const KeyRange high = Visible(slice.context_tokens + last / p.group);
     visible = {low.begin, high.end};
     whole = {high.begin, low.end};
-    biased = __any_sync(~0u, slope[0] != 0 || slope[1] != 0);
+    // The same in all warps: products have other shapes then.
+    biased = WarpgroupCount(BarrierId(), slope[0] != 0 || slope[1] != 0) > 0;
+    if constexpr (kForm == entmax::Form::kGeneral) {
+      whole_exponent = static_cast<int>(exponent[0] + 0.5f);
+      const bool whole_power = exponent[0] == exponent[1] && exponent[0] == whole_exponent &&
+                               (whole_exponent == 3 || whole_exponent == 4);
+      const int first = Uniform(whole_exponent);
+      if (!__all_sync(~0u, whole_power && whole_exponent == first)) whole_exponent = 0;
+    }
     samples = 0;
     // Rows of a row tile that see very different numbers of pages, or few, aren't sampled.
     sampled = (whole.end - whole.begin) / kPageTokens >= kSampleEvery * kFewestSampledPages;
@@ -355,7 +364,12 @@ struct DenseRowTile {
         sum[h] += z;
       } else {
         const float x = z * inverse_width[h];
-        const float power = x > 0 ? FastPower(x, exponent[h] - 1) : 0.0f;
+        float power;
+        if (whole_exponent != 0) {
+          power = whole_exponent == 4 ? x * x * x : x * x;
+        } else {
+          power = x > 0 ? FastPower(x, exponent[h] - 1) : 0.0f;
+        }
         sum[h] = fmaf(power, x, sum[h]);
         first_power[h] += power;
       }
@@ -386,10 +400,10 @@ struct DenseRowTile {
     float most_left = 0.005f;  // of the logarithm
     if constexpr (kForm == entmax::Form::kSquare) {
       curvature = (2 * count - slope * slope * s) / s;
-      most_left = 0.15f;
+      most_left = 0.1f;
     } else if (summed && moved != 0) {
       curvature = (slope - last_slope[h]) / moved;
-      most_left = 0.03f;
+      most_left = 0.02f;
     }
     const float discriminant = slope * slope - 2 * curvature * log;
     const float step = discriminant > 0.25f * slope * slope
@@ -471,7 +485,10 @@ struct DenseRowTile {
         } else if constexpr (kForm == entmax::Form::kLinear) {
           x[e] = z;
         } else {
-          x[e] = FastPower(z, exponent[h]);
+          const float square = z * z;
+          x[e] = whole_exponent == 4   ? square * square
+                 : whole_exponent == 3 ? square * z
+                                       : FastPower(z, exponent[h]);
         }
         first_power[h] += x[e];
         below[h] += __float_as_uint(c[2 * i + e]) >> 31;
