@@ -13,40 +13,48 @@ namespace tauserve::cuda {
 
 inline constexpr int kDensePages =
     32768;  // pages whose emptiness is remembered; the rest is always read
-inline constexpr float kNormTolerance =
-    2e-3f;  // of the norm before its last Newton step, which squares it
 inline constexpr int kMaxDensePasses = 40;
 
 // What a row tile needs next, and what a page was sent for.
-enum class Pass : int32_t { kOutput = 0, kSum = 1, kSample = 2, kMaximum = 3 };
+enum class Pass : int32_t { kOutput = 0, kSum = 1, kHalf = 2, kSample = 3, kMaximum = 4 };
 
-// The first passes read one page in kSampleEvery and look for the threshold at which these have their share of the
-// weight: a start from which one pass over all pages, rarely two, gives the threshold.
+// The first passes read one page in kSampleEvery, then every other one, and look for the threshold at which these have
+// their share of the weight: a start from which one pass over all pages, rarely two, gives the threshold.
 inline constexpr int kSampleEvery = 8;
 inline constexpr int kFewestSampledPages = 8;
 inline constexpr float kSampleTolerance = 0.1f;  // of the norm
 inline constexpr int kMaxSamplePasses = 3;
 
+// Pages from one that a pass reads to the next.
+__device__ __forceinline__ int StrideOf(Pass pass) {
+  return pass == Pass::kSample ? kSampleEvery : pass == Pass::kHalf ? 2 : 1;
+}
+
+// A stage's message: the pages that it holds, or a new block, or an end.
 struct DenseMessage {
   static constexpr int kNewBlock = -1, kEnd = -2, kPassEnd = -3;
-  int32_t page;
+  static constexpr int kNoPage = -1;
+  int32_t page;    // >= 0, or what else the message says
+  int32_t second;  // page >= 0, or kNoPage
   Pass pass;
-  int32_t index;
-  int32_t unused;
+  int32_t index;  // of a new block
 };
 
 template <int kDim, int kWarpgroups>
 struct DenseShape {
   static constexpr int kChunks = (kDim + 63) / 64;
   static constexpr int kPageBytes = kPageTokens * 128 * kChunks;  // of keys, and as much of values
-  static constexpr int kStages = kChunks == 4 ? 2 : 4;
+  static constexpr int kStagePages = kChunks == 4 ? 1 : 2;
+  static constexpr int kStages = kChunks == 1 ? 4 : 2;
+  static constexpr int kKeyBytes = kStagePages * kPageBytes;  // of a stage; its values follow
   static constexpr int kRows = kTileRows * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kQueryBytes = kRows * kDim * 2;
-  static constexpr int kBiasBytes = kPageTokens * 16 * 2;
+  static constexpr int kBiasBytes = kStagePages * kPageTokens * 16 * 2;
   static constexpr int kControlBytes = 1024;
-  static constexpr int kSharedBytes =
-      1024 + kStages * 2 * kPageBytes + kQueryBytes + kBiasBytes + kControlBytes + kDensePages / 8;
+  static constexpr int kBitmapBytes = kDensePages / 8;
+  static constexpr int kSharedBytes = 1024 + kStages * 2 * kKeyBytes + kQueryBytes + kBiasBytes +
+                                      kControlBytes + (1 + kWarpgroups) * kBitmapBytes;
   static_assert(kSharedBytes <= 232448);
 };
 
@@ -71,7 +79,7 @@ struct DenseProducer {
   const CUtensorMap* values;
   Control& control;
   char* stages;
-  uint32_t* attended;  // bitmap of pages
+  uint32_t* live;  // bitmap of pages that some row tile has weight in
   int lane;
   int stage = 0;
   uint32_t parity = 1;
@@ -87,50 +95,67 @@ struct DenseProducer {
   __device__ __forceinline__ void Send(int kind, Pass pass, int index) {
     BarrierWait(SharedAddress(&control.empty[stage]), parity);
     if (lane == 0) {
-      control.message[stage] = {kind, pass, index, 0};
+      control.message[stage] = {kind, DenseMessage::kNoPage, pass, index};
       BarrierArrive(SharedAddress(&control.full[stage]));
     }
     __syncwarp();
     Advance();
   }
-  __device__ __forceinline__ void Copy(const CUtensorMap* map, char* to, uint32_t barrier,
-                                       int row) {
+  // A page to its place in a stage: the columns' chunks one behind the other, in each the stage's pages.
+  __device__ __forceinline__ void Copy(const CUtensorMap* map, char* to, int place,
+                                       uint32_t barrier, int row) {
     for (int c = 0; c < Shape::kChunks; c++) {
-      CopyBox(SharedAddress(to) + c * (kPageTokens * 128), map, barrier, c * 64, row);
+      CopyBox(SharedAddress(to) + (c * Shape::kStagePages + place) * (kPageTokens * 128), map,
+              barrier, c * 64, row);
     }
   }
-  __device__ __forceinline__ void SendPage(int page, Pass pass, int row, int used_slots) {
+  // A stage of one page or two; only the block's last page can have unused slots.
+  __device__ __forceinline__ void SendPages(int page, int second, Pass pass, const Slice& slice,
+                                            int kv_head, int total) {
     BarrierWait(SharedAddress(&control.empty[stage]), parity);
-    char* to = stages + stage * 2 * Shape::kPageBytes;
+    char* to = stages + stage * 2 * Shape::kKeyBytes;
     const uint32_t full = SharedAddress(&control.full[stage]);
     const bool with_values = pass == Pass::kOutput;
-    const bool scrub = with_values && used_slots < kPageTokens;
-    if (scrub) {  // weight 0 times NaN would be NaN
-      const uint32_t barrier = SharedAddress(&control.scrub);
-      if (lane == 0) {
-        BarrierArriveExpect(barrier, Shape::kPageBytes);
-        Copy(values, to + Shape::kPageBytes, barrier, row);
-      }
-      BarrierWait(barrier, scrub_parity);
-      scrub_parity ^= 1;
-      for (int c = 0; c < Shape::kChunks; c++) {
-        uint4* rows = reinterpret_cast<uint4*>(to + Shape::kPageBytes + c * (kPageTokens * 128));
-        for (int i = used_slots * 8 + lane; i < kPageTokens * 8; i += 32) {
-          rows[i] = make_uint4(0, 0, 0, 0);
-        }
-      }
-      AsyncProxyFence();
-      __syncwarp();
-    }
+    const bool both = Shape::kStagePages == 2 && second >= 0;
+    const int32_t* ids = p.args.page_table + slice.first_page;
+    const int row = (ids[page] * p.args.num_kv_heads + kv_head) * kPageTokens;
+    const int second_row = both ? (ids[second] * p.args.num_kv_heads + kv_head) * kPageTokens : 0;
+    const int last = both ? second : page;
+    const bool scrub = with_values && (last + 1) * kPageTokens > total;
+    if (scrub)
+      Scrub(to + Shape::kKeyBytes, both, both ? second_row : row, total - last * kPageTokens);
     if (lane == 0) {
-      control.message[stage] = {page, pass, 0, 0};
-      const bool copy_values = with_values && !scrub;
-      BarrierArriveExpect(full, (copy_values ? 2 : 1) * Shape::kPageBytes);
-      Copy(keys, to, full, row);
-      if (copy_values) Copy(values, to + Shape::kPageBytes, full, row);
+      control.message[stage] = {page, both ? second : DenseMessage::kNoPage, pass, 0};
+      const bool values_of_first = with_values && (both || !scrub);
+      const bool values_of_second = with_values && both && !scrub;
+      BarrierArriveExpect(full,
+                          (1 + both + values_of_first + values_of_second) * Shape::kPageBytes);
+      Copy(keys, to, 0, full, row);
+      if (both) Copy(keys, to, 1, full, second_row);
+      if (values_of_first) Copy(values, to + Shape::kKeyBytes, 0, full, row);
+      if (values_of_second) Copy(values, to + Shape::kKeyBytes, 1, full, second_row);
     }
     __syncwarp();
     Advance();
+  }
+  // A page's values, unused slots as zeros: weight 0 times NaN would be NaN.
+  __device__ __forceinline__ void Scrub(char* to, int place, int row, int used_slots) {
+    const uint32_t barrier = SharedAddress(&control.scrub);
+    if (lane == 0) {
+      BarrierArriveExpect(barrier, Shape::kPageBytes);
+      Copy(values, to, place, barrier, row);
+    }
+    BarrierWait(barrier, scrub_parity);
+    scrub_parity ^= 1;
+    for (int c = 0; c < Shape::kChunks; c++) {
+      uint4* values_of =
+          reinterpret_cast<uint4*>(to + (c * Shape::kStagePages + place) * (kPageTokens * 128));
+      for (int i = used_slots * 8 + lane; i < kPageTokens * 8; i += 32) {
+        values_of[i] = make_uint4(0, 0, 0, 0);
+      }
+    }
+    AsyncProxyFence();
+    __syncwarp();
   }
 
   __device__ void Run() {
@@ -160,7 +185,7 @@ struct DenseProducer {
     const int first = VisibleKeys(low, total, causal, p.args.sliding_window).begin / kPageTokens;
     const int last =
         (VisibleKeys(high, total, causal, p.args.sliding_window).end - 1) / kPageTokens;
-    for (int i = lane; i < kDensePages / 32; i += 32) attended[i] = 0;
+    for (int i = lane; i < kDensePages / 32; i += 32) live[i] = 0;
     if (lane == 0) control.lowered = 0;
     __syncwarp();
     Send(DenseMessage::kNewBlock, Pass::kOutput, index);
@@ -172,16 +197,25 @@ struct DenseProducer {
       pass = Pass::kOutput;
       for (int w = 0; w < kWarpgroups * 4; w++) pass = max(pass, control.need[w]);
       summed &= *const_cast<volatile int32_t*>(&control.lowered) == 0;
-      const int step = pass == Pass::kSample ? kSampleEvery : 1;
+      const int step = StrideOf(pass);
+      int waiting = DenseMessage::kNoPage;  // for a second page
       for (int page = first; page <= last; page += step) {
         const int bit = page - first;
         if (summed && pass != Pass::kMaximum && bit < kDensePages &&
-            !(attended[bit / 32] >> bit % 32 & 1))
+            !(live[bit / 32] >> bit % 32 & 1))
           continue;
-        const int id = p.args.page_table[slice.first_page + page];
-        SendPage(page, pass, (id * p.args.num_kv_heads + block.kv_head) * kPageTokens,
-                 min(static_cast<int>(kPageTokens), total - page * kPageTokens));
         read++;
+        if (Shape::kStagePages == 1) {
+          SendPages(page, DenseMessage::kNoPage, pass, slice, block.kv_head, total);
+        } else if (waiting < 0) {
+          waiting = page;
+        } else {
+          SendPages(waiting, page, pass, slice, block.kv_head, total);
+          waiting = DenseMessage::kNoPage;
+        }
+      }
+      if (waiting >= 0) {
+        SendPages(waiting, DenseMessage::kNoPage, pass, slice, block.kv_head, total);
       }
       summed |= pass == Pass::kSum;
       Send(DenseMessage::kPassEnd, pass, 0);

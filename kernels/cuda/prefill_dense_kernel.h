@@ -17,11 +17,11 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
   static_assert(sizeof(Control) <= Shape::kControlBytes);
   extern __shared__ char shared[];
   char* base = shared + (-SharedAddress(shared) & 1023);
-  char* queries = base + Shape::kStages * 2 * Shape::kPageBytes;
+  char* queries = base + Shape::kStages * 2 * Shape::kKeyBytes;
   char* bias_columns = queries + Shape::kQueryBytes;
   Control& control = *reinterpret_cast<Control*>(bias_columns + Shape::kBiasBytes);
-  uint32_t* attended =
-      reinterpret_cast<uint32_t*>(bias_columns + Shape::kBiasBytes + Shape::kControlBytes);
+  char* bitmaps = bias_columns + Shape::kBiasBytes + Shape::kControlBytes;
+  uint32_t* live = reinterpret_cast<uint32_t*>(bitmaps);
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; s++) {
       BarrierInit(SharedAddress(&control.full[s]), 1);
@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
     BarrierInit(SharedAddress(&control.scrub), 1);
     BarrierInitFence();
   }
-  WriteBiasColumns<kPageTokens>(reinterpret_cast<__nv_bfloat16*>(bias_columns), threadIdx.x,
-                                Shape::kThreads);
+  WriteBiasColumns<Shape::kStagePages * kPageTokens>(reinterpret_cast<__nv_bfloat16*>(bias_columns),
+                                                     threadIdx.x, Shape::kThreads);
   AsyncProxyFence();
   __syncthreads();
   const int warpgroup = Uniform(threadIdx.x / 128), warp = threadIdx.x / 32 % 4,
@@ -40,14 +40,15 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
   if (warpgroup == kWarpgroups) {
     KeepProducerRegisters<kWarpgroups>();
     if (warp != 0) return;
-    DenseProducer<kDim, kWarpgroups> producer{p, &keys, &values, control, base, attended, lane};
+    DenseProducer<kDim, kWarpgroups> producer{p, &keys, &values, control, base, live, lane};
     producer.Run();
   } else {
     TakeConsumerRegisters<kWarpgroups>();
     DenseRowTile<kDim, kWarpgroups, kForm> tile{
         p,
         control,
-        attended,
+        live,
+        reinterpret_cast<uint32_t*>(bitmaps + (1 + warpgroup) * Shape::kBitmapBytes),
         SharedAddress(base),
         queries + warpgroup * (kTileRows * kDim * 2),
         PlainDescriptor(SharedAddress(bias_columns), 128, 256),

@@ -14,7 +14,8 @@ struct DenseRowTile {
 
   const PrefillParams& p;
   Control& control;
-  uint32_t* attended;     // bitmap of pages from the block's first
+  uint32_t* live;         // bitmap of pages from the block's first that some row tile has weight in
+  uint32_t* attended;     // the same of this row tile's output, for the statistics
   uint32_t stages;        // shared address of the ring
   char* query;            // of the warpgroup, unswizzled
   uint64_t bias_columns;  // descriptor
@@ -26,14 +27,21 @@ struct DenseRowTile {
   bool active = false;  // the block's mask names this row tile
   Pass need;
   int passes;
-  float floor[2], width[2], inverse_width[2], slope[2], alpha[2];
+  float floor[2], width[2], inverse_width[2], slope[2], alpha[2], exponent[2];
   int position[2];
   KeyRange visible, whole;
   bool biased, sampled;
+  bool summed;         // the pass before read all keys
+  int whole_exponent;  // of all the warp's rows: 3 or 4; 0 where they have another one
   int samples;
   uint32_t bias[4];
-  float sum[2], first_power[2], keys[2], most[2];  // of the running pass
-  int support[2], attended_pages;
+  float sum[2], first_power[2], most[2];  // of the running pass
+  uint32_t below[2];                      // how many of the thread's scores were below the floor
+  int pages;                              // with a score above
+  float dead_top[2];                      // no score is higher on pages that had none above
+  float last_slope[2],
+      last_floor[2];  // of the pass before: where, and the slope of the sum's logarithm
+  int attended_pages;
 
   __device__ __forceinline__ int BarrierId() const { return 1 + warpgroup; }
   __device__ __forceinline__ void Release() {
@@ -75,32 +83,47 @@ struct DenseRowTile {
   }
 
   __device__ __forceinline__ bool Skips(int page) const {
-    return !active || page * kPageTokens >= visible.end ||
+    return !active || page < 0 || page * kPageTokens >= visible.end ||
            (page + 1) * kPageTokens <= visible.begin;
   }
 
   // A pass over the keys alone, from its first message to its end.
   __device__ __forceinline__ void ReadPass(Pass pass) {
+    const bool mine = pass == need;
     for (;;) {
       BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int page = control.message[stage].page;
-      if (__any_sync(~0u, page < 0)) break;
-      if (__any_sync(~0u, Skips(page) || pass != need)) {
+      const DenseMessage& message = control.message[stage];
+      const int page = Uniform(message.page), second = Uniform(message.second);
+      if (page < 0) break;
+      if (!mine || (Skips(page) && Skips(second))) {
         Release();
         continue;
       }
-      float c[32];
-      Multiply(c, page);
-      Release();
-      if (pass != Pass::kMaximum) {
-        AddPage(c, page);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
+      if (Shape::kStagePages == 1 || biased) {
+        float c[32];
+        Multiply(c, 0, page);
+        Add<0>(c, page, pass);
+        if (!Skips(second)) {
+          Multiply(c, 1, second);
+          Add<0>(c, second, pass);
+        }
+        Release();
+      } else if constexpr (Shape::kStagePages == 2) {
+        float c[64];
+        MultiplyBoth(c, page, second);
+        Release();
+        Add<0>(c, page, pass);
+        Add<32>(c, second, pass);
       }
     }
     Release();
-    if (active && pass == need) EndPass();
+    if (active && mine) EndPass();
+  }
+  template <int kFirst, int kCount>
+  __device__ __forceinline__ void Add(const float (&c)[kCount], int page, Pass pass) {
+    if (pass != Pass::kMaximum) return AddPage<kFirst>(c, page, pass);
+#pragma unroll
+    for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[kFirst + i]);
   }
 
   // The last pass, from its first message to its end.
@@ -113,9 +136,11 @@ struct DenseRowTile {
     }
     for (;;) {
       BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const int page = control.message[stage].page;
-      if (__any_sync(~0u, page < 0)) break;
-      if (!__any_sync(~0u, Skips(page))) AddValues(page, out);
+      const DenseMessage& message = control.message[stage];
+      const int page = Uniform(message.page), second = Uniform(message.second);
+      if (page < 0) break;
+      if (!Skips(page)) AddValues(0, page, out);
+      if (!Skips(second)) AddValues(1, second, out);
       Release();
     }
     Release();
@@ -153,22 +178,33 @@ struct DenseRowTile {
       inverse_width[h] = 1 / row.width;
       slope[h] = row.slope;
       alpha[h] = row.live ? row.alpha : 1.5f;
+      exponent[h] = WeightOf(h).exponent;
       floor[h] =
           row.live
               ? p.floors[static_cast<int64_t>(index) * Shape::kRows + warpgroup * kTileRows + r]
               : kDeadFloor;
       unknown |= floor[h] == kNoFloor;
-      support[h] = 0;
+      dead_top[h] = -INFINITY;
     }
+    for (int i = threadIdx.x & 127; i < kDensePages / 32; i += 128) attended[i] = 0;
     attended_pages = 0;
     passes = 0;
+    summed = false;
     CopyQueries(slice);
     const int last = min(first_row + kTileRows - 1, slice.num_tokens * p.group - 1);
     const KeyRange low = Visible(slice.context_tokens + first_row / p.group);
     const KeyRange high = Visible(slice.context_tokens + last / p.group);
     visible = {low.begin, high.end};
     whole = {high.begin, low.end};
-    biased = __any_sync(~0u, slope[0] != 0 || slope[1] != 0);
+    // The same in all warps: products have other shapes then.
+    biased = WarpgroupCount(BarrierId(), slope[0] != 0 || slope[1] != 0) > 0;
+    if constexpr (kForm == entmax::Form::kGeneral) {
+      whole_exponent = static_cast<int>(exponent[0] + 0.5f);
+      const bool whole_power = exponent[0] == exponent[1] && exponent[0] == whole_exponent &&
+                               (whole_exponent == 3 || whole_exponent == 4);
+      const int first = Uniform(whole_exponent);
+      if (!__all_sync(~0u, whole_power && whole_exponent == first)) whole_exponent = 0;
+    }
     samples = 0;
     // Rows of a row tile that see very different numbers of pages, or few, aren't sampled.
     sampled = (whole.end - whole.begin) / kPageTokens >= kSampleEvery * kFewestSampledPages;
@@ -197,9 +233,11 @@ struct DenseRowTile {
   __device__ __forceinline__ void ClearSums() {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      sum[h] = first_power[h] = keys[h] = 0;
+      sum[h] = first_power[h] = 0;
+      below[h] = 0;
       most[h] = -INFINITY;
     }
+    pages = 0;
   }
 
   __device__ __forceinline__ void SetBias(int page) {
@@ -215,33 +253,56 @@ struct DenseRowTile {
     }
   }
 
-  // Scores of the stage's page over the rows' floors.
-  __device__ __forceinline__ void Multiply(float (&c)[32], int page) {
+  // Scores of one of the stage's pages over the rows' floors.
+  __device__ __forceinline__ void Multiply(float (&c)[32], int place, int page) {
     if (biased) SetBias(page);
-    const uint64_t tile_keys = RowDescriptor(stages + stage * 2 * Shape::kPageBytes);
-    const uint64_t queries = PlainDescriptor(SharedAddress(query), 128, kDim * 16);
+    const uint32_t at = stages + stage * 2 * Shape::kKeyBytes + place * (kPageTokens * 128);
     PinAccumulators(c);
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
-      WgmmaN64Shared(c, queries + k * 16, tile_keys + (k / 4) * (kPageTokens * 8) + (k % 4) * 2,
-                     k > 0);
+      WgmmaN64Shared(c, QueryPart(k), KeyPart(at, k), k > 0);
     }
     WgmmaN64(c, bias, bias_columns, 1);
     WgmmaCommit();
     WgmmaWait<0>();
     PinAccumulators(c);
-    if (Uniform((page + 1) * kPageTokens > whole.end || page * kPageTokens < whole.begin))
-      Mask(c, page);
+    if (!Whole(page)) Mask<0>(c, page);
+  }
+  // Of both pages.
+  __device__ __forceinline__ void MultiplyBoth(float (&c)[64], int page, int second) {
+    const uint32_t at = stages + stage * 2 * Shape::kKeyBytes;
+    PinAccumulators(c);
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < kDim / 16; k++) {
+      WgmmaN128Shared(c, QueryPart(k), KeyPart(at, k), k > 0);
+    }
+    WgmmaN128(c, bias, bias_columns, 1);
+    WgmmaCommit();
+    WgmmaWait<0>();
+    PinAccumulators(c);
+    if (!Whole(page)) Mask<0>(c, page);
+    if (!Whole(second)) Mask<32>(c, second);
+  }
+  // Columns 16k to 16k + 15 of the queries and of a stage's keys.
+  __device__ __forceinline__ uint64_t QueryPart(int k) const {
+    return PlainDescriptor(SharedAddress(query) + k * 256, 128, kDim * 16);
+  }
+  __device__ __forceinline__ uint64_t KeyPart(uint32_t at, int k) const {
+    return RowDescriptor(at + k / 4 * (Shape::kStagePages * kPageTokens * 128) + k % 4 * 32);
+  }
+  __device__ __forceinline__ bool Whole(int page) const {
+    return page * kPageTokens >= whole.begin && (page + 1) * kPageTokens <= whole.end;
   }
 
-  __device__ __forceinline__ void AddValues(int page, float (&out)[kChunks][32]) {
+  __device__ __forceinline__ void AddValues(int place, int page, float (&out)[kChunks][32]) {
     float c[32];
-    Multiply(c, page);
+    Multiply(c, place, page);
     uint32_t weights[4][4];
-    MakeWeights(c, weights);
-    const uint64_t values = ColumnDescriptor(
-        stages + stage * 2 * Shape::kPageBytes + Shape::kPageBytes, kPageTokens * 128);
+    MakeWeights(c, page, weights);
+    const uint32_t at =
+        stages + stage * 2 * Shape::kKeyBytes + Shape::kKeyBytes + place * (kPageTokens * 128);
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
     WgmmaFence();
@@ -249,8 +310,9 @@ struct DenseRowTile {
     for (int k = 0; k < 4; k++) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; chunk++) {
+        const uint32_t values = at + chunk * (Shape::kStagePages * kPageTokens * 128) + k * 2048;
         WgmmaN64</*kAcross=*/true>(out[chunk], weights[k],
-                                   values + chunk * (kPageTokens * 8) + k * 128, 1);
+                                   ColumnDescriptor(values, kPageTokens * 128), 1);
       }
     }
     WgmmaCommit();
@@ -259,49 +321,107 @@ struct DenseRowTile {
     for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
   }
 
-  __device__ __forceinline__ void Mask(float (&c)[32], int page) {
+  template <int kFirst, int kCount>
+  __device__ __forceinline__ void Mask(float (&c)[kCount], int page) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const KeyRange range = Visible(position[h]);
 #pragma unroll
       for (int i = 0; i < 16; i++) {
         const int key = page * kPageTokens + (lane & 3) * 2 + i / 2 * 8 + i % 2;
-        if (key < range.begin || key >= range.end) c[i / 2 * 4 + 2 * h + i % 2] = -INFINITY;
+        if (key < range.begin || key >= range.end)
+          c[kFirst + i / 2 * 4 + 2 * h + i % 2] = -INFINITY;
       }
     }
   }
 
-  __device__ __forceinline__ void AddPage(const float (&c)[32], int page) {
-    uint32_t all = ~0u;
+  template <int kFirst, int kCount>
+  __device__ __forceinline__ void AddPage(const float (&all)[kCount], int page, Pass pass) {
+    const float* c = all + kFirst;
+    uint32_t signs = ~0u;
 #pragma unroll
-    for (int i = 0; i < 32; i++) all &= __float_as_uint(c[i]);
-    if (__all_sync(~0u, static_cast<int>(all) < 0)) return;
+    for (int i = 0; i < 32; i++) signs &= __float_as_uint(c[i]);
+    if (__all_sync(~0u, static_cast<int>(signs) < 0)) {
+#pragma unroll
+      for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
+      return;
+    }
     const int bit = page - first_page;
-    if (lane == 0 && bit < kDensePages) atomicOr(&attended[bit / 32], 1u << bit % 32);
+    if (pass == Pass::kSum && lane == 0 && bit < kDensePages) {
+      atomicOr(&live[bit / 32], 1u << bit % 32);
+    }
+    pages++;
 #pragma unroll
     for (int i = 0; i < 32; i++) {
       const int h = i / 2 % 2;
-      if constexpr (kForm ==
-                    entmax::Form::kSquare) {  // in units of the score; EndPass divides by the width
-        const float z = fmaxf(c[i], 0.0f);
-        sum[h] += z * z;
+      below[h] += __float_as_uint(c[i]) >> 31;
+      const float z = fmaxf(c[i], 0.0f);
+      // In units of the score; EndPass divides by the width.
+      if constexpr (kForm == entmax::Form::kSquare) {
+        sum[h] = fmaf(z, z, sum[h]);
         first_power[h] += z;
-        keys[h] += c[i] > 0 ? 1.0f : 0.0f;
+      } else if constexpr (kForm == entmax::Form::kLinear) {
+        sum[h] += z;
       } else {
-        const float z = fmaxf(c[i], 0.0f) * inverse_width[h];
-        entmax::PowerSums sums{sum[h], first_power[h], 0};
-        entmax::Accumulate(WeightOf(h), z, sums);
-        sum[h] = sums.s0;
-        first_power[h] = sums.s1;
+        const float x = z * inverse_width[h];
+        float power;
+        if (whole_exponent != 0) {
+          power = whole_exponent == 4 ? x * x * x : x * x;
+        } else {
+          power = x > 0 ? FastPower(x, exponent[h] - 1) : 0.0f;
+        }
+        sum[h] = fmaf(power, x, sum[h]);
+        first_power[h] += power;
       }
     }
   }
+  // x^e for x >= 0, e > 0, in hardware's precision.
+  static __device__ __forceinline__ float FastPower(float x, float e) {
+    float log, power;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(log) : "f"(x));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(e * log));
+    return power;
+  }
 
-  // Moves the floors by a pass's sums, nearer to the thresholds: up from below by Newton on the norm, or, where the sum is
-  // of squares, to the root for the keys that have weight now. Another pass if some row wasn't within the tolerance.
+  // How far the floor of a row is from its threshold, in widths, by a pass's sums: of weights (`s`), of weights'
+  // derivatives over the exponent (`s1`) and of keys. Far below, a Newton step on the norm, which stays below. Near, a
+  // step to where the logarithm of the sum, nearly straight over the scores' tail, is zero; its curvature is known for
+  // squares, for other exponents taken from the pass before. `close`: the rest is small, after a pass over all keys.
+  __device__ __forceinline__ float StepOf(int h, float s, float s1, float count, bool& close) {
+    const float excess = s - 1;
+    if (!(excess > -0.6f && excess < 2)) {
+      close = false;
+      return -entmax::NormNewton(WeightOf(h), {s, s1, 0}, 0.0f);
+    }
+    const float log = __logf(s);
+    const float slope = -exponent[h] * s1 / s;
+    const float moved = (floor[h] - last_floor[h]) * inverse_width[h];
+    float curvature = 0;
+    float most_left = 0.005f;  // of the logarithm
+    if constexpr (kForm == entmax::Form::kSquare) {
+      curvature = (2 * count - slope * slope * s) / s;
+      most_left = 0.1f;
+    } else if (summed && moved != 0) {
+      curvature = (slope - last_slope[h]) / moved;
+      most_left = 0.02f;
+    }
+    const float discriminant = slope * slope - 2 * curvature * log;
+    const float step = discriminant > 0.25f * slope * slope
+                           ? 2 * log / (sqrtf(discriminant) - slope)
+                           : -log / slope;
+    last_slope[h] = slope;
+    last_floor[h] = floor[h];
+    // Few keys: one more or less between the floor and the threshold is no smooth change.
+    const float single = kForm == entmax::Form::kLinear   ? fabsf(step)
+                         : kForm == entmax::Form::kSquare ? step * step
+                                                          : FastPower(fabsf(step), exponent[h]);
+    close = fabsf(log) <= most_left && single <= 5e-5f;
+    return step;
+  }
+
+  // Moves the floors by a pass's sums, nearer to the thresholds. Another pass if some row wasn't near.
   __device__ __forceinline__ void EndPass() {
-    const float share = need == Pass::kSample ? kSampleEvery : 1;
-    const float tolerance = need == Pass::kSample ? kSampleTolerance : kNormTolerance;
+    const float share = static_cast<float>(StrideOf(need));
     bool again = need == Pass::kMaximum;
     bool down = false;
 #pragma unroll
@@ -311,38 +431,38 @@ struct DenseRowTile {
         if (floor[h] == kNoFloor) floor[h] = maximum - width[h];
         continue;
       }
-      const entmax::WeightFunction w = WeightOf(h);
-      entmax::PowerSums sums{QuadSum(sum[h]) * share, QuadSum(first_power[h]) * share, 0};
-      float count = QuadSum(keys[h]) * share;
+      if (need == Pass::kSum) dead_top[h] = fmaxf(dead_top[h], floor[h] + QuadMax(most[h]));
+      float s = QuadSum(sum[h]) * share;
+      float s1 = QuadSum(first_power[h]) * share;
+      const float count =
+          QuadSum(static_cast<float>(16 * pages - static_cast<int>(below[h]))) * share;
       if constexpr (kForm == entmax::Form::kSquare) {
-        sums.s0 *= inverse_width[h] * inverse_width[h];
-        sums.s1 *= inverse_width[h];
+        s *= inverse_width[h] * inverse_width[h];
+        s1 *= inverse_width[h];
+      } else if constexpr (kForm == entmax::Form::kLinear) {
+        s *= inverse_width[h];
+        s1 = count;
       }
-      if (!(sums.s1 > 0)) continue;
-      const float excess = sums.s0 - 1;
-      float up = -entmax::NormNewton(w, sums, 0.0f);
-      const bool close = excess > -0.6f && excess < 1;
-      if constexpr (kForm == entmax::Form::kSquare) {
-        const float discriminant = sums.s1 * sums.s1 - count * excess;
-        if (close && discriminant > 0) up = excess / (sums.s1 + sqrtf(discriminant));
-      }
-      // The step's error is of third order with squares, of second order without.
-      const float enough = kForm == entmax::Form::kSquare ? fmaxf(tolerance, 0.03f) : tolerance;
-      again |= fabsf(excess) > w.exponent * enough;
-      down |= up < 0 && floor[h] < kDeadFloor;
-      floor[h] += up * width[h];
+      if (!(s1 > 0) || !(s > 0)) continue;
+      bool close;
+      const float step = StepOf(h, s, s1, count, close);
+      again |= need == Pass::kSum ? !close : fabsf(s - 1) > exponent[h] * kSampleTolerance;
+      if (floor[h] < kDeadFloor) floor[h] += step * width[h];
+      down |= step < 0 && floor[h] < dead_top[h];
     }
     if (__any_sync(~0u, down) && need == Pass::kSum && lane == 0) {
       *const_cast<volatile int32_t*>(&control.lowered) = 1;
     }
     passes += need == Pass::kSum;
     samples += need == Pass::kSample;
-    const bool more = WarpgroupCount(BarrierId(), again) > 0 && passes < kMaxDensePasses;
+    summed = need == Pass::kSum;
+    const bool more = WarpgroupCount(BarrierId(), again) > 0;
     if (need == Pass::kSum) {
-      need = more ? Pass::kSum : Pass::kOutput;
+      need = more && passes < kMaxDensePasses ? Pass::kSum : Pass::kOutput;
+    } else if (need == Pass::kHalf || !sampled) {
+      need = Pass::kSum;
     } else {
-      const bool sample = sampled && samples < kMaxSamplePasses && more;
-      need = sample ? Pass::kSample : Pass::kSum;
+      need = samples < kMaxSamplePasses && more ? Pass::kSample : Pass::kHalf;
     }
     ClearSums();
     if (!biased) SetBias(0);
@@ -350,31 +470,42 @@ struct DenseRowTile {
 
   // The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, rounded,
   // `first_power` of the weights themselves.
-  __device__ __forceinline__ void MakeWeights(const float (&c)[32], uint32_t (&weights)[4][4]) {
+  __device__ __forceinline__ void MakeWeights(const float (&c)[32], int page,
+                                              uint32_t (&weights)[4][4]) {
+    uint32_t any = 0;
 #pragma unroll
     for (int i = 0; i < 16; i++) {
       const int h = i % 2;
       float x[2];
 #pragma unroll
       for (int e = 0; e < 2; e++) {
-        x[e] = entmax::Weight(WeightOf(h), fmaxf(c[2 * i + e], 0.0f) * inverse_width[h]);
-        if (p.args.stats) {
-          support[h] += c[2 * i + e] > 0;
-          first_power[h] += x[e];
+        const float z = __saturatef(c[2 * i + e] * inverse_width[h]);
+        if constexpr (kForm == entmax::Form::kSquare) {
+          x[e] = z * z;
+        } else if constexpr (kForm == entmax::Form::kLinear) {
+          x[e] = z;
+        } else {
+          const float square = z * z;
+          x[e] = whole_exponent == 4   ? square * square
+                 : whole_exponent == 3 ? square * z
+                                       : FastPower(z, exponent[h]);
         }
+        first_power[h] += x[e];
+        below[h] += __float_as_uint(c[2 * i + e]) >> 31;
       }
       const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
       const uint32_t bits = *reinterpret_cast<const uint32_t*>(&pair);
       weights[i / 4][i % 4] = bits;
       sum[h] += __uint_as_float(bits << 16);
       sum[h] += __uint_as_float(bits & 0xffff0000u);
+      any |= bits;
     }
-    if (p.args.stats) {
-      uint32_t any = 0;
-#pragma unroll
-      for (int i = 0; i < 16; i++) any |= weights[i / 4][i % 4];
-      // Rounded weights stand in for the unrounded ones here.
-      attended_pages += WarpgroupCount(BarrierId(), any != 0) > 0;
+    pages++;
+    // Rounded weights stand in for the unrounded ones here.
+    if (p.args.stats && __any_sync(~0u, any != 0) && lane == 0) {
+      const int bit = (page - first_page) % kDensePages;
+      const uint32_t mask = 1u << bit % 32;
+      attended_pages += (atomicOr(&attended[bit / 32], mask) & mask) == 0;
     }
   }
 
@@ -386,7 +517,8 @@ struct DenseRowTile {
       const float all = QuadSum(sum[h]);
       const float scale = 1 / all;
       counts[h].live = floor[h] < kDeadFloor;
-      counts[h].support = static_cast<int>(QuadSum(static_cast<float>(support[h])));
+      counts[h].support =
+          static_cast<int>(QuadSum(static_cast<float>(16 * pages - static_cast<int>(below[h]))));
       counts[h].iterations = passes;
       counts[h].residual = fabsf(QuadSum(first_power[h]) - 1);
       if (!counts[h].live) continue;
@@ -419,11 +551,11 @@ struct DenseRowTile {
     AddTo(&stats->keys_considered, considered);
     AddTo(&stats->keys_scored, considered);
     AddTo(&stats->wide_rows, rows);
-    if (warp != 0) return;
-    const int pages = CeilDiv(visible.end, kPageTokens) - visible.begin / kPageTokens;
-    AddTo(&stats->blocks_considered, pages);
-    AddTo(&stats->blocks_scored, pages);
     AddTo(&stats->blocks_attended, attended_pages);
+    if (warp != 0) return;
+    const int visible_pages = CeilDiv(visible.end, kPageTokens) - visible.begin / kPageTokens;
+    AddTo(&stats->blocks_considered, visible_pages);
+    AddTo(&stats->blocks_scored, visible_pages);
   }
 };
 
