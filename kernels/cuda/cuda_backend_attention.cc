@@ -1,6 +1,6 @@
-// Attention of a step: which kernel does which rows. Slices of a few tokens in front of a step are the decode kernel's;
-// from the first prompt on, entmax heads are the prefill kernel's and softmax heads the generic one's, which also takes
-// what those two do not support.
+// Attention of a step: which kernel does which rows. Slices of a few tokens in front of a step are the decode kernel's,
+// where it supports them; from the first prompt on, softmax heads are the flash kernels' and entmax heads the prefill
+// kernel's, or the generic one's where that does not support them.
 #include <algorithm>
 #include <bit>
 #include <span>
@@ -10,6 +10,8 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/flash.h"
+#include "kernels/cuda/flash_sm90.h"
 #include "kernels/cuda/prefill_sm90.h"
 
 namespace tauserve::cuda {
@@ -36,7 +38,7 @@ Signature SignatureOf(const AttentionArgs& args) {
   s.Add(args.query_scale).Add(args.query_scale_stride);
   s.Add(args.keys).Add(args.page_table).Add(args.slices).Add(args.num_slices);
   s.Add(args.heads).Add(args.num_heads).Add(args.num_kv_heads).Add(args.head_dim);
-  s.Add(args.scale).Add(args.sliding_window).Add(args.causal).Add(args.softmax_heads_only);
+  s.Add(args.scale).Add(args.sliding_window).Add(args.causal);
   return s.Add(args.stats).Add(args.workspace);
 }
 
@@ -176,16 +178,27 @@ void CudaBackend::AttendPrefill(AttentionArgs args) {
   const Head* heads = args.host_heads;
   const auto softmax_heads = std::count_if(heads, heads + args.num_heads,
                                            [](const Head& head) { return head.alpha == 1; });
-  if (softmax_heads < args.num_heads && !graphs_.defers() && PrefillSm90Supports(args)) {
-    args.workspace_bytes =
-        PrefillSm90WorkspaceBytes(args.num_rows, args.num_slices, args.num_heads);
+  const bool hopper = kHasSm90 && !graphs_.defers();
+  if (softmax_heads < args.num_heads) {
+    if (hopper && PrefillSm90Supports(args)) {
+      args.workspace_bytes =
+          PrefillSm90WorkspaceBytes(args.num_rows, args.num_slices, args.num_heads);
+      args.workspace = Grown(prefill_workspace_, args.workspace_bytes, "the scratch of prefill");
+      if (args.workspace == nullptr) return;
+      PrefillSm90(args);
+    } else {
+      graphs_.Do(SignatureOf(args), [args] { AttentionGeneric(args); });
+    }
+  }
+  if (softmax_heads == 0) return;
+  if (hopper && FlashSm90Supports(args)) {
+    args.workspace_bytes = FlashSm90WorkspaceBytes();
     args.workspace = Grown(prefill_workspace_, args.workspace_bytes, "the scratch of prefill");
     if (args.workspace == nullptr) return;
-    PrefillSm90(args);
-    if (softmax_heads == 0) return;
-    args.softmax_heads_only = true;
+    FlashSm90(args);
+  } else {
+    graphs_.Do(SignatureOf(args), [args] { Flash(args); });
   }
-  graphs_.Do(SignatureOf(args), [args] { AttentionGeneric(args); });
 }
 
 }  // namespace tauserve::cuda

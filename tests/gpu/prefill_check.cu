@@ -1,12 +1,14 @@
-// Checks kernels/cuda/prefill_sm90 against a double-precision reference on sampled rows, over shapes, features and
-// adversarial inputs, and times it. Needs a Hopper GPU and nothing else.
+// Checks kernels/cuda/prefill_sm90, flash and flash_sm90 against a double-precision reference on sampled rows, over
+// shapes, features and adversarial inputs, and times them. Needs a Hopper GPU and nothing else.
 //
-// nvcc -O3 -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a tests/gpu/prefill_check.cu kernels/cuda/prefill_sm90.cu
+// nvcc -O3 -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a tests/gpu/prefill_check.cu
+//   kernels/cuda/prefill_sm90.cu kernels/cuda/flash.cu kernels/cuda/flash_sm90.cu
 //
 //   prefill_check plan              how work is cut into blocks, on the host; needs no GPU
 //   prefill_check check [name]      every case (or those whose name contains `name`); exit status 1 if one fails
-//   prefill_check one <head_dim> <tokens> <sigma>   one shape, for a profiler
+//   prefill_check one <head_dim> <tokens> <sigma> [alpha]   one shape, for a profiler; alpha 1: both flash kernels
 //   prefill_check time [full]       one JSON object a line: shape, sigma, milliseconds (median), statistics
+//   prefill_check time_flash        the same of the flash kernels
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -22,6 +24,8 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/flash.h"
+#include "kernels/cuda/flash_sm90.h"
 #include "kernels/cuda/prefill_plan.h"
 #include "kernels/cuda/prefill_sm90.h"
 
@@ -30,6 +34,10 @@ namespace {
 
 constexpr double kTolerance =
     4e-3;  // relative error of a row: bf16 output, design document, section 7
+
+// Which kernel takes the softmax heads.
+enum class FlashKind { kFlash, kFlashSm90 };
+const char* NameOf(FlashKind kind) { return kind == FlashKind::kFlash ? "flash" : "flash_sm90"; }
 
 enum class Data { kNormal, kEqual, kFewLarge, kTies, kGrowing, kSpread, kTiny };
 
@@ -45,6 +53,11 @@ struct Case {
   float sigma = 2;        // of the logits
   Data data = Data::kNormal;
   bool key_norm = false;
+  FlashKind flash = FlashKind::kFlash;
+
+  bool HasAlpha(bool softmax) const {
+    return std::any_of(alpha.begin(), alpha.end(), [&](float a) { return (a == 1) == softmax; });
+  }
 };
 
 __device__ float Normal(uint64_t i, uint64_t seed) {
@@ -191,7 +204,8 @@ class Problem {
     args_.sliding_window = c.window;
     args_.causal = c.causal;
     args_.stats = Own(Device<AttentionStats>(slices_.size()));
-    args_.workspace_bytes = PrefillSm90WorkspaceBytes(rows, args_.num_slices, c.heads);
+    args_.workspace_bytes = std::max(PrefillSm90WorkspaceBytes(rows, args_.num_slices, c.heads),
+                                     FlashSm90WorkspaceBytes());
     args_.workspace = Own(Device<char>(args_.workspace_bytes));
     ClearStats();
     CUDA_CHECK(cudaMemset(args_.out, 0xff, out_elements * 2));
@@ -202,12 +216,49 @@ class Problem {
   }
   Problem(const Problem&) = delete;
 
-  void Run() { PrefillSm90(args_); }
+  void Run() {
+    if (case_.HasAlpha(/*softmax=*/false)) PrefillSm90(args_);
+    if (!case_.HasAlpha(/*softmax=*/true)) return;
+    case_.flash == FlashKind::kFlash ? Flash(args_) : FlashSm90(args_);
+  }
   AttentionArgs& args() { return args_; }
   void ClearStats() {
     CUDA_CHECK(cudaMemset(args_.stats, 0, args_.num_slices * sizeof(AttentionStats)));
   }
   AttentionStats Stats() const { return Download(args_.stats, 1)[0]; }
+
+  // Whether what was counted of softmax heads is right; for cases without others.
+  bool SoftmaxStatsAreRight() const {
+    const std::vector<AttentionStats> stats = Download(args_.stats, slices_.size());
+    for (size_t i = 0; i < slices_.size(); i++) {
+      const Slice& s = slices_[i];
+      const int total = s.context_tokens + s.num_tokens;
+      auto visible = [&](int position) {
+        return VisibleKeys(position, total, args_.causal, args_.sliding_window);
+      };
+      int64_t keys = 0, blocks = 0;
+      int last_stretch = -1, last_page = 0;
+      for (int position = s.context_tokens; position < total; position++) {
+        const KeyRange range = visible(position);
+        keys += range.end - range.begin;
+        if (position / kPageTokens != last_stretch) last_page = range.begin / kPageTokens - 1;
+        last_stretch = position / kPageTokens;
+        blocks += (range.end - 1) / kPageTokens - last_page;
+        last_page = (range.end - 1) / kPageTokens;
+      }
+      keys *= case_.heads;
+      blocks *= case_.heads;
+      const AttentionStats& x = stats[i];
+      if (x.keys_considered != keys || x.keys_scored != keys || x.support != keys ||
+          x.blocks_considered != blocks || x.blocks_scored != blocks ||
+          x.blocks_attended != blocks || x.rows != 0 || x.entmax_support != 0 ||
+          x.pages_read != x.pages_considered || x.pages_read * case_.heads < blocks ||
+          x.kv_bytes_read != x.pages_read * kPageTokens * case_.dim * 4) {
+        return false;
+      }
+    }
+    return true;
+  }
 
   // The worst relative error of sampled rows; NaN counts as 1e9.
   double WorstError(int rows_a_slice, std::string* where) {
@@ -260,6 +311,20 @@ class Problem {
     return p;
   }
 
+  // Of scores whose maximum is 0.
+  static double Threshold(const std::vector<double>& a, double alpha) {
+    std::vector<double> near;
+    std::copy_if(a.begin(), a.end(), std::back_inserter(near), [](double y) { return y > -1; });
+    double low = -1, high = 0;
+    for (int step = 0; step < 80; step++) {
+      const double t = (low + high) / 2;
+      double sum = 0;
+      for (double y : near) sum += y > t ? std::pow(y - t, 1 / (alpha - 1)) : 0;
+      (sum > 1 ? low : high) = t;
+    }
+    return low;
+  }
+
   double RowError(int s, int token, int head) const {
     const Case& c = case_;
     const Slice& slice = slices_[s];
@@ -268,11 +333,6 @@ class Problem {
     const __nv_bfloat16* q = &q_[(static_cast<size_t>(row) * c.heads + head) * c.dim];
     const __nv_bfloat16* out = &out_[(static_cast<size_t>(row) * c.heads + head) * c.dim];
     const double alpha = heads_[head].alpha;
-    if (alpha == 1) {  // not this kernel's: must be as it was
-      uint16_t bits;
-      std::memcpy(&bits, out, 2);
-      return bits == 0xffff ? 0 : 1e9;
-    }
     const int end = c.causal ? i + 1 : total;
     const int begin = c.causal && c.window > 0 ? std::max(0, i + 1 - c.window) : 0;
     const double scale =
@@ -291,29 +351,25 @@ class Problem {
       double dot = 0;
       for (int d = 0; d < c.dim; d++)
         dot += (double)__bfloat162float(q[d]) * __bfloat162float(k[d]);
-      a[j - begin] =
-          (alpha - 1) * (scale * dot + (c.causal ? heads_[head].alibi_slope * (j - i) : 0));
+      a[j - begin] = (alpha == 1 ? 1 : alpha - 1) *
+                     (scale * dot + (c.causal ? heads_[head].alibi_slope * (j - i) : 0));
       most = std::max(most, a[j - begin]);
     }
-    std::vector<std::pair<double, int>> near;
-    for (int j = begin; j < end; j++) {
-      if (a[j - begin] > most - 1) near.push_back({a[j - begin] - most, j});
-    }
-    const double e = 1 / (alpha - 1);
-    double low = -1, high = 0;
-    for (int step = 0; step < 80; step++) {
-      const double t = (low + high) / 2;
-      double sum = 0;
-      for (const auto& [y, j] : near) sum += y > t ? std::pow(y - t, e) : 0;
-      (sum > 1 ? low : high) = t;
-    }
+    for (double& x : a) x -= most;
+    const double tau = alpha == 1 ? 0 : Threshold(a, alpha);
     std::vector<double> reference(c.dim, 0.0);
-    for (const auto& [y, j] : near) {
-      if (y <= low) continue;
-      const double p = std::pow(y - low, e);
+    double sum = 0;
+    for (int j = begin; j < end; j++) {
+      const double y = a[j - begin];
+      const double p = alpha == 1 ? std::exp(y)
+                       : y > tau  ? std::pow(y - tau, 1 / (alpha - 1))
+                                  : 0.0;
+      if (p == 0) continue;
+      sum += p;
       const __nv_bfloat16* v = &values_[at(j)];
       for (int d = 0; d < c.dim; d++) reference[d] += p * __bfloat162float(v[d]);
     }
+    for (double& x : reference) x /= sum;
     double error = 0, norm = 0;
     for (int d = 0; d < c.dim; d++) {
       const double x = __bfloat162float(out[d]) - reference[d];
@@ -333,6 +389,93 @@ class Problem {
   std::vector<void*> owned_;
   std::vector<__nv_bfloat16> keys_, values_, q_, out_;
 };
+
+// Softmax heads, for both kernels.
+void AddFlashCases(std::vector<Case>& cases) {
+  std::vector<Case> added;
+  auto add = [&](Case c) {
+    c.name = "flash d" + std::to_string(c.dim) + " " + c.name;
+    added.push_back(std::move(c));
+  };
+  const std::vector<float> one = {1};
+  for (int dim : {32, 48, 64, 80, 96, 112, 128, 192, 208, 256}) {
+    add({.name = "ragged",
+         .slices = {{70, 0}, {1, 300}, {513, 1000}, {5, 0}, {64, 64}},
+         .dim = dim,
+         .alpha = one});
+    add({.name = "odd", .slices = {{1001, 0}}, .dim = dim, .alpha = one});
+  }
+  for (int dim : {64, 128, 256}) {
+    add({.name = "one token", .slices = {{1, 0}}, .dim = dim, .alpha = one});
+    add({.name = "short", .slices = {{37, 0}}, .dim = dim, .alpha = one});
+    add({.name = "block", .slices = {{128, 0}}, .dim = dim, .alpha = one});
+    add({.name = "long", .slices = {{4096, 0}}, .dim = dim, .alpha = one});
+    add({.name = "wide", .slices = {{2048, 0}}, .dim = dim, .alpha = one, .sigma = 0.3f});
+    add({.name = "equal", .slices = {{1500, 0}}, .dim = dim, .alpha = one, .data = Data::kEqual});
+    add({.name = "mha", .slices = {{700, 0}}, .heads = 3, .kv_heads = 3, .dim = dim, .alpha = one});
+    add({.name = "gqa 3",
+         .slices = {{700, 33}},
+         .heads = 6,
+         .kv_heads = 2,
+         .dim = dim,
+         .alpha = one});
+    add({.name = "gqa 8",
+         .slices = {{700, 33}},
+         .heads = 8,
+         .kv_heads = 1,
+         .dim = dim,
+         .alpha = one});
+    add({.name = "chunk", .slices = {{300, 5000}}, .dim = dim, .alpha = one});
+    add({.name = "few large",
+         .slices = {{4096, 0}},
+         .dim = dim,
+         .alpha = one,
+         .data = Data::kFewLarge});
+    add({.name = "growing",
+         .slices = {{3000, 0}},
+         .dim = dim,
+         .alpha = one,
+         .data = Data::kGrowing});
+    add({.name = "spread",
+         .slices = {{3000, 0}},
+         .dim = dim,
+         .alpha = one,
+         .sigma = 30,
+         .data = Data::kSpread});
+    add({.name = "tiny", .slices = {{1000, 0}}, .dim = dim, .alpha = one, .data = Data::kTiny});
+    add({.name = "not causal",
+         .slices = {{500, 77}, {100, 0}},
+         .dim = dim,
+         .alpha = one,
+         .causal = false});
+    add({.name = "window", .slices = {{1500, 100}}, .dim = dim, .alpha = one, .window = 300});
+    add({.name = "window 5", .slices = {{900, 0}}, .dim = dim, .alpha = one, .window = 5});
+    add({.name = "alibi",
+         .slices = {{3000, 0}},
+         .dim = dim,
+         .alpha = one,
+         .slope = {0.05f, 0, 0.5f, 1}});
+    add({.name = "query scale", .slices = {{1500, 0}}, .dim = dim, .alpha = one, .query_scale = 1});
+    add({.name = "query scale alibi",
+         .slices = {{1500, 0}},
+         .dim = dim,
+         .alpha = one,
+         .slope = {0.02f},
+         .query_scale = 0.3f});
+    add({.name = "alpha mix", .slices = {{1500, 100}}, .dim = dim, .alpha = {1, 1.5f, 1, 1}});
+    add({.name = "alpha mix mha",
+         .slices = {{300, 100}},
+         .kv_heads = 4,
+         .dim = dim,
+         .alpha = {1.5f, 1}});
+  }
+  for (Case& c : added) {
+    cases.push_back(c);
+    if (c.dim > 128) continue;
+    c.flash = FlashKind::kFlashSm90;
+    cases.push_back(c);
+  }
+}
 
 std::vector<Case> Cases() {
   std::vector<Case> cases;
@@ -417,6 +560,7 @@ std::vector<Case> Cases() {
          .alpha = {1.3f, 1, 2, 1.5f},
          .sigma = 0.1f});
   }
+  AddFlashCases(cases);
   return cases;
 }
 
@@ -467,9 +611,16 @@ int Check(const std::string& filter) {
     std::string where;
     const double error = problem.WorstError(24, &where);
     const AttentionStats s = problem.Stats();
-    const bool ok = error <= kTolerance;
+    const bool softmax = !c.HasAlpha(/*softmax=*/false);
+    const bool ok = error <= kTolerance && (!softmax || problem.SoftmaxStatsAreRight());
     run++;
     failed += !ok;
+    if (softmax) {
+      std::printf("%s %-30s %-10s error %.2e (%s) statistics %s\n", ok ? "ok  " : "FAIL",
+                  c.name.c_str(), NameOf(c.flash), error, where.c_str(),
+                  problem.SoftmaxStatsAreRight() ? "right" : "wrong");
+      continue;
+    }
     std::printf(
         "%s %-24s error %.2e (%s) rows %lld support %.1f wide %lld iterations %.1f "
         "unconverged %lld residual %.1e blocks %lld/%lld/%lld scored %.3f\n",
@@ -518,6 +669,16 @@ void Time(const Case& c, bool check) {
   }
   problem.args().stats = stats;
   const double products = 2.0 * s.keys_considered * c.dim;
+  if (c.alpha[0] == 1) {
+    std::printf(
+        "{\"name\": \"%s\", \"kernel\": \"%s\", \"dim\": %d, \"tokens\": %d, \"context\": %d, "
+        "\"heads\": %d, \"kv_heads\": %d, \"ms\": %.4f, \"ms_stats\": %.4f, \"tflops\": %.0f, "
+        "\"error\": %.1e}\n",
+        c.name.c_str(), NameOf(c.flash), c.dim, c.slices[0].first, c.slices[0].second, c.heads,
+        c.kv_heads, medians[0], medians[1], 2 * products / medians[0] / 1e9, error);
+    std::fflush(stdout);
+    return;
+  }
   std::printf(
       "{\"name\": \"%s\", \"dim\": %d, \"tokens\": %d, \"context\": %d, \"heads\": %d, "
       "\"kv_heads\": %d, \"alpha\": %.2f, \"sigma\": %.2f, \"ms\": %.4f, \"ms_stats\": %.4f, "
@@ -580,6 +741,30 @@ void TimeAll(bool full) {
   }
 }
 
+void TimeFlash() {
+  for (int dim : {64, 128, 96, 256}) {
+    for (FlashKind kind : {FlashKind::kFlash, FlashKind::kFlashSm90}) {
+      if (dim > 128 && kind == FlashKind::kFlashSm90) continue;
+      auto time = [&](const char* name, int tokens, int context, int kv_heads) {
+        Time({.name = name,
+              .slices = {{tokens, context}},
+              .heads = 16,
+              .kv_heads = kv_heads,
+              .dim = dim,
+              .alpha = {1},
+              .flash = kind},
+             tokens == 16384);
+      };
+      for (int tokens = 4096; tokens <= 131072; tokens *= 2) {
+        if ((dim == 64 || dim == 128) || tokens == 16384) time("causal", tokens, 0, 16);
+      }
+      time("gqa", 16384, 0, 4);
+      time("gqa chunk", 2048, 129024, 4);
+      time("gqa short chunk", 64, 32768, 4);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tauserve::cuda
 
@@ -588,13 +773,20 @@ int Run(int argc, char** argv) {
   if (mode == "plan") return tauserve::cuda::CheckPlan();
   if (mode == "check") return tauserve::cuda::Check(argc > 2 ? argv[2] : "");
   if (mode == "one" && argc > 4) {
-    tauserve::cuda::Time({.name = "one",
-                          .slices = {{std::atoi(argv[3]), 0}},
-                          .heads = 16,
-                          .kv_heads = 16,
-                          .dim = std::atoi(argv[2]),
-                          .sigma = static_cast<float>(std::atof(argv[4]))},
-                         false);
+    tauserve::cuda::Case c{.name = "one",
+                           .slices = {{std::atoi(argv[3]), 0}},
+                           .heads = 16,
+                           .kv_heads = 16,
+                           .dim = std::atoi(argv[2]),
+                           .sigma = static_cast<float>(std::atof(argv[4]))};
+    if (argc > 5) c.alpha = {static_cast<float>(std::atof(argv[5]))};
+    tauserve::cuda::Time(c, false);
+    c.flash = tauserve::cuda::FlashKind::kFlashSm90;
+    if (c.alpha[0] == 1) tauserve::cuda::Time(c, false);
+    return 0;
+  }
+  if (mode == "time_flash") {
+    tauserve::cuda::TimeFlash();
     return 0;
   }
   tauserve::cuda::TimeAll(argc > 2);
