@@ -22,11 +22,11 @@ constexpr int kWarpKeys = kPageTokens / kWarps;
 constexpr float kInfinity = __builtin_huge_valf();
 
 struct RowState {
-  float max;  // of the scaled scores
-  float gap;  // u of entmax/weight.h
+  float max;     // of the scaled scores
+  float gap;     // u of entmax/weight.h
   float sum;     // of the weights at `gap`
   float factor;  // dot product -> scaled score: (alpha - 1) * scale * query_scale
-  float slope;  // likewise, a token of distance
+  float slope;   // likewise, a token of distance
   int position;
   int first_key, last_key;  // visible; none in rows that fill up a tile
   int steps;

@@ -17,6 +17,9 @@
 namespace tauserve::cuda {
 namespace {
 
+// Whether the kernels made for Hopper are in this build (TAUSERVE_CUDA_GENCODE).
+constexpr bool kHasSm90 = TAUSERVE_CUDA_SM90;
+
 // Sizes that captured launches are laid out for grow in steps, so that they are seldom captured anew.
 constexpr unsigned kFewestPlannedRows = 16;
 constexpr unsigned kFewestPlannedTokens = 4096;
@@ -178,27 +181,40 @@ void CudaBackend::AttendPrefill(AttentionArgs args) {
   const Head* heads = args.host_heads;
   const auto softmax_heads = std::count_if(heads, heads + args.num_heads,
                                            [](const Head& head) { return head.alpha == 1; });
-  const bool hopper = kHasSm90 && !graphs_.defers();
-  if (softmax_heads < args.num_heads) {
-    if (hopper && PrefillSm90Supports(args)) {
-      args.workspace_bytes =
+  if (softmax_heads < args.num_heads) AttendPrefillEntmax(args);
+  if (softmax_heads > 0) AttendPrefillSoftmax(args);
+}
+
+bool CudaBackend::TakePrefillWorkspace(size_t bytes, AttentionArgs& args) {
+  args.workspace_bytes = bytes;
+  args.workspace = Grown(prefill_workspace_, bytes, "the scratch of prefill");
+  return bytes == 0 || args.workspace != nullptr;
+}
+
+void CudaBackend::AttendPrefillEntmax(AttentionArgs args) {
+  if constexpr (kHasSm90) {
+    if (!graphs_.defers() && PrefillSm90Supports(args)) {
+      const size_t bytes =
           PrefillSm90WorkspaceBytes(args.num_rows, args.num_slices, args.num_heads);
-      args.workspace = Grown(prefill_workspace_, args.workspace_bytes, "the scratch of prefill");
-      if (args.workspace == nullptr) return;
-      PrefillSm90(args);
-    } else {
-      graphs_.Do(SignatureOf(args), [args] { AttentionGeneric(args); });
+      if (TakePrefillWorkspace(bytes, args)) PrefillSm90(args);
+      return;
     }
   }
-  if (softmax_heads == 0) return;
-  if (hopper && FlashSm90Supports(args)) {
-    args.workspace_bytes = FlashSm90WorkspaceBytes();
-    args.workspace = Grown(prefill_workspace_, args.workspace_bytes, "the scratch of prefill");
-    if (args.workspace == nullptr) return;
-    FlashSm90(args);
-  } else {
+  graphs_.Do(SignatureOf(args), [args] { AttentionGeneric(args); });
+}
+
+void CudaBackend::AttendPrefillSoftmax(AttentionArgs args) {
+  if (graphs_.defers()) {
     graphs_.Do(SignatureOf(args), [args] { Flash(args); });
+    return;
   }
+  if constexpr (kHasSm90) {
+    if (FlashSm90Supports()) {
+      if (TakePrefillWorkspace(FlashSm90WorkspaceBytes(args), args)) FlashSm90(args);
+      return;
+    }
+  }
+  if (TakePrefillWorkspace(FlashWorkspaceBytes(args), args)) Flash(args);
 }
 
 }  // namespace tauserve::cuda

@@ -4,12 +4,18 @@
 #ifndef TAUSERVE_KERNELS_CUDA_FLASH_H_
 #define TAUSERVE_KERNELS_CUDA_FLASH_H_
 
+#include <cstddef>
+
 #include "kernels/cuda/attention_args.h"
 
 namespace tauserve::cuda {
 
-// All rows of the step. Needs no workspace; sm_80 or newer. Rows of q and out are 16-byte aligned. A captured launch may
-// be replayed for slices of other lengths as long as their numbers of tokens are the same.
+// Bytes of AttentionArgs::workspace with which few rows are spread over the whole device; contents need not be kept or
+// set. 0: none are of use.
+size_t FlashWorkspaceBytes(const AttentionArgs& args);
+
+// All rows of the step; sm_80 or newer. Rows of q and out are 16-byte aligned. A launch without a workspace may be
+// captured, and replayed for slices of other lengths as long as their numbers of tokens are the same.
 void Flash(const AttentionArgs& args);
 
 }  // namespace tauserve::cuda

@@ -58,6 +58,42 @@ __device__ __forceinline__ KeyRange VisibleKeysOf(const AttentionArgs& args, int
   return VisibleKeys(position, total, args.causal, args.sliding_window);
 }
 
+// Tiles of keys, read from last to first.
+struct FlashTiles {
+  int first_page, last_page;  // that the block sees a key of, in all parts
+  int first, last;            // of the part; none: there are fewer tiles than parts
+  int parts;                  // of the block
+};
+
+__device__ __forceinline__ FlashTiles TilesOf(const FlashParams& p, const Slice& slice,
+                                              int first_row, int part) {
+  const int total = slice.context_tokens + slice.num_tokens;
+  const int last_token = min((first_row + p.shape.rows - 1) / p.group, slice.num_tokens - 1);
+  const KeyRange low = VisibleKeysOf(p.args, slice.context_tokens + first_row / p.group, total);
+  const KeyRange high = VisibleKeysOf(p.args, slice.context_tokens + last_token, total);
+  FlashTiles tiles;
+  tiles.first_page = low.begin / kPageTokens;
+  tiles.last_page = (high.end - 1) / kPageTokens;
+  const int first = tiles.first_page / p.shape.tile_pages;
+  const int count = tiles.last_page / p.shape.tile_pages - first + 1;
+  tiles.parts = min(p.parts, count);
+  tiles.first = first + count * part / tiles.parts;
+  tiles.last = part < tiles.parts ? first + count * (part + 1) / tiles.parts - 1 : -1;
+  return tiles;
+}
+
+__device__ __forceinline__ Block FlashBlockAt(const FlashParams& p, int index) {
+  return BlockAt(index, p.args.slices, p.args.num_slices, p.blocks_per_head, p.args.num_kv_heads,
+                 p.head_group, p.group, p.shape.rows);
+}
+
+__device__ __forceinline__ bool HasSoftmaxHead(const AttentionArgs& args, int kv_head) {
+  const int heads = args.num_heads / args.num_kv_heads;
+  bool any = false;
+  for (int h = kv_head * heads; h < (kv_head + 1) * heads; h++) any |= args.heads[h].alpha == 1;
+  return any;
+}
+
 // Adds a warp's rows, one a lane. The first row of a head in a stretch of 64 positions counts the stretch's pages.
 __device__ __forceinline__ void CountFlashRow(const AttentionArgs& args, const Slice& slice,
                                               const FlashRow& row, AttentionStats* stats) {
@@ -81,6 +117,10 @@ __device__ __forceinline__ void CountFlashRow(const AttentionArgs& args, const S
   AddTo(&stats->blocks_scored, blocks);
   AddTo(&stats->blocks_attended, blocks);
 }
+
+// The largest growth of a row's scores over its reference, as an exponent of 2, that leaves the reference as it is. Small:
+// the largest weight is rounded to 1, exactly.
+inline constexpr float kMostGrowth = 1.0f / 1024;
 
 // Adds the pages that a block of rows read, keys and values.
 __device__ __forceinline__ void CountFlashPages(const AttentionArgs& args, int pages,

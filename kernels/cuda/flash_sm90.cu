@@ -1,8 +1,9 @@
 #include <algorithm>
 
+#include "kernels/cuda/current_device.h"
 #include "kernels/cuda/flash_sm90.h"
 #include "kernels/cuda/flash_sm90_tile.cuh"
-#include "kernels/cuda/hopper_host.h"
+#include "kernels/cuda/page_map.h"
 #include "kernels/cuda/warpgroup_registers.h"
 
 namespace tauserve::cuda {
@@ -31,9 +32,9 @@ __global__ void __launch_bounds__(FlashSm90Shape<kDim>::kThreads, 1)
       BarrierInit(SharedAddress(&control.value_full[s]), 1);
       BarrierInit(SharedAddress(&control.value_empty[s]), kWarpgroups * 4);
     }
-    for (int i = 0; i < Control::kBlocks; i++) {
-      BarrierInit(SharedAddress(&control.block_full[i]), 1);
-      BarrierInit(SharedAddress(&control.block_empty[i]), kWarpgroups * 4);
+    for (int i = 0; i < Control::kParts; i++) {
+      BarrierInit(SharedAddress(&control.part_full[i]), 1);
+      BarrierInit(SharedAddress(&control.part_empty[i]), kWarpgroups * 4);
     }
     BarrierInitFence();
   }
@@ -62,34 +63,56 @@ __global__ void __launch_bounds__(FlashSm90Shape<kDim>::kThreads, 1)
 }
 
 template <int kDim>
-void Launch(const AttentionArgs& args) {
+FlashShapeOf ShapeOf() {
   using Shape = FlashSm90Shape<kDim>;
-  FlashSm90Params p{MakeFlashParams(args, Shape::kRows)};
-  if (p.num_blocks == 0) return;
+  return {Shape::kRows, kDim, Shape::kTilePages, CurrentDevice().multiprocessors};
+}
+
+template <int kDim>
+void Launch(const FlashSm90Params& p) {
+  using Shape = FlashSm90Shape<kDim>;
   static const bool configured = CUDA_CHECK(cudaFuncSetAttribute(
       FlashSm90Kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
   (void)configured;
-  TAUSERVE_CHECK(args.workspace_bytes >= FlashSm90WorkspaceBytes(), "workspace");
-  p.next_block = static_cast<int32_t*>(args.workspace);
-  CUDA_CHECK(cudaMemsetAsync(p.next_block, 0, sizeof(*p.next_block), args.stream));
-  const CUtensorMap keys = PageMap(args.keys, args), values = PageMap(args.values, args);
-  const int grid = std::min(p.num_blocks, CurrentDevice().multiprocessors);
+  const CUtensorMap keys = PageMap(p.args.keys, p.args), values = PageMap(p.args.values, p.args);
+  const int grid = std::min(p.num_blocks * p.parts, CurrentDevice().multiprocessors);
   FlashSm90Kernel<kDim>
-      <<<grid, Shape::kThreads, Shape::kSharedBytes, args.stream>>>(keys, values, p);
+      <<<grid, Shape::kThreads, Shape::kSharedBytes, p.args.stream>>>(keys, values, p);
   CUDA_CHECK(cudaGetLastError());
 }
 
-}  // namespace
-
-bool FlashSm90Supports(const AttentionArgs& args) {
-  return args.head_dim <= 128 && CurrentDevice().hopper;
+// What to launch for a head dim: its shape, and how.
+struct Choice {
+  FlashShapeOf shape;
+  void (*launch)(const FlashSm90Params&);
+};
+Choice ChoiceOf(int head_dim) {
+  TAUSERVE_CHECK(head_dim % 16 == 0 && head_dim <= 256, "head_dim");
+  if (head_dim <= 64) return {ShapeOf<64>(), Launch<64>};
+  if (head_dim <= 128) return {ShapeOf<128>(), Launch<128>};
+  return {ShapeOf<256>(), Launch<256>};
 }
 
-size_t FlashSm90WorkspaceBytes() { return sizeof(int32_t); }
+constexpr size_t kCounterBytes = 16;  // keeps what follows aligned
+
+}  // namespace
+
+bool FlashSm90Supports() { return CurrentDevice().hopper; }
+
+size_t FlashSm90WorkspaceBytes(const AttentionArgs& args) {
+  return kCounterBytes + MakeFlashParams(args, ChoiceOf(args.head_dim).shape).PartBytes();
+}
 
 void FlashSm90(const AttentionArgs& args) {
-  if (args.head_dim <= 64) return Launch<64>(args);
-  Launch<128>(args);
+  const Choice choice = ChoiceOf(args.head_dim);
+  FlashSm90Params p{MakeFlashParams(args, choice.shape)};
+  if (p.num_blocks == 0) return;
+  TAUSERVE_CHECK(args.workspace_bytes >= kCounterBytes + p.PartBytes(), "workspace");
+  p.next_part = static_cast<int32_t*>(args.workspace);
+  p.PlaceParts(static_cast<char*>(args.workspace) + kCounterBytes);
+  CUDA_CHECK(cudaMemsetAsync(p.next_part, 0, sizeof(*p.next_part), args.stream));
+  choice.launch(p);
+  MergeFlashParts(p);
 }
 
 }  // namespace tauserve::cuda

@@ -10,11 +10,11 @@
 
 namespace tauserve::cuda {
 
-// head_dim up to 128 (64 and 128 are the fast ones) on a device of compute capability 9.0.
-bool FlashSm90Supports(const AttentionArgs& args);
+// Every shape, on a device of compute capability 9.0. head_dim 64, 128 and 256 are the fast ones.
+bool FlashSm90Supports();
 
 // Bytes of AttentionArgs::workspace. The contents need not be kept or set.
-size_t FlashSm90WorkspaceBytes();
+size_t FlashSm90WorkspaceBytes(const AttentionArgs& args);
 
 // The softmax heads of all rows. Not to be captured.
 void FlashSm90(const AttentionArgs& args);

@@ -9,16 +9,15 @@
 
 namespace tauserve::cuda {
 
-#ifndef FLASH_ORDERED
-#define FLASH_ORDERED 1
-#endif
-
 template <int kDim>
 struct FlashSm90Tile {
   using Shape = FlashSm90Shape<kDim>;
   using Control = FlashSm90Control<Shape::kStages>;
   static constexpr int kWarpgroups = Shape::kWarpgroups;
-  static constexpr float kMostGrowth = 8;  // as FlashTile's
+  static constexpr int kKeys = Shape::kTileKeys;
+  // Accumulators of the output, 64 or 128 columns each.
+  static constexpr int kOutputs = kDim <= 128 ? 1 : 2;
+  static constexpr int kOutputSize = kDim / kOutputs / 2;
 
   const FlashSm90Params& p;
   Control& control;
@@ -28,30 +27,18 @@ struct FlashSm90Tile {
   FlashSm90Row* const rows;  // of the warpgroup
   const int warpgroup, warp, lane;
   RingPlace<Shape::kStages> key_stage{0}, value_stage{0};
-  RingPlace<Control::kBlocks> announced{0};
+  RingPlace<Control::kParts> announced{0};
 
   // Of the thread's rows 16 * warp + lane / 4 + 8 h.
   float factor[2];
   float shift[2];  // -factor * reference: exponentials are 2^(factor * score + shift)
   float sum[2];
+  int part;                     // among all parts of all blocks; -1: the block has one only
   int first_tile, last_tile;    // are read from last to first
   int first_plain, last_plain;  // tiles between need neither mask nor bias
 
   __device__ __forceinline__ const FlashSm90Row& RowOf(int h) const {
     return rows[warp * 16 + lane / 4 + 8 * h];
-  }
-
-  // Named barriers: 1 + warpgroup within one; then the turns of issuing products; the last among all warpgroups.
-  __device__ __forceinline__ void TakeTurn() const {
-#if FLASH_ORDERED
-    asm volatile("bar.sync %0, 256;" ::"r"(1 + kWarpgroups + warpgroup) : "memory");
-#endif
-  }
-  __device__ __forceinline__ void PassTurn() const {
-#if FLASH_ORDERED
-    const int next = warpgroup + 1 == kWarpgroups ? 0 : warpgroup + 1;
-    asm volatile("bar.arrive %0, 256;" ::"r"(1 + kWarpgroups + next) : "memory");
-#endif
   }
 
   __device__ __forceinline__ void Arrive(uint64_t& barrier) const {
@@ -60,24 +47,24 @@ struct FlashSm90Tile {
   }
 
   __device__ __forceinline__ void Run() {
-    if (warpgroup == kWarpgroups - 1) PassTurn();
     for (;;) {
-      BarrierWait(SharedAddress(&control.block_full[announced.at]), announced.parity);
-      const int index = control.block[announced.at];
-      Arrive(control.block_empty[announced.at]);
+      BarrierWait(SharedAddress(&control.part_full[announced.at]), announced.parity);
+      part = control.part[announced.at];
+      Arrive(control.part_empty[announced.at]);
       announced.Advance();
-      if (__any_sync(~0u, index == p.num_blocks)) return;
-      Start(index);
+      if (__any_sync(~0u, part == p.num_blocks * p.parts)) return;
+      Start();
       Attend();
     }
   }
 
-  __device__ __forceinline__ void Start(int index) {
-    const Block block = BlockAt(index, p.args.slices, p.args.num_slices, p.blocks_per_head,
-                                p.args.num_kv_heads, p.head_group, p.group, Shape::kRows);
+  __device__ __forceinline__ void Start() {
+    const Block block = FlashBlockAt(p, part / p.parts);
     const Slice slice = p.args.slices[block.slice];
     const int total = slice.context_tokens + slice.num_tokens;
-    const FlashTileRange tiles = TilesOf<kDim>(p, slice, block.first_row);
+    const FlashTiles tiles = TilesOf(p, slice, block.first_row, part % p.parts);
+    AttentionStats* const stats =
+        p.args.stats && part % p.parts == 0 ? p.args.stats + block.slice : nullptr;
     first_tile = tiles.first;
     last_tile = tiles.last;
     bool slopes = false;
@@ -89,14 +76,15 @@ struct FlashSm90Tile {
           MakeFlashRow(p, slice, block.kv_head, block.first_row + warpgroup * kTileRows + r);
       rows[r] = {row, slice.first_row + row.token, VisibleKeysOf(p.args, row.position, total)};
       slopes = row.slope != 0;
-      if (p.args.stats) CountFlashRow(p.args, slice, row, p.args.stats + block.slice);
-    } else if (p.args.stats && warpgroup == 0 && warp == 2 && lane == 0) {
-      CountFlashPages(p.args, tiles.last_page - tiles.first_page + 1, p.args.stats + block.slice);
+      if (stats) CountFlashRow(p.args, slice, row, stats);
+    } else if (stats && warpgroup == 0 && warp == 2 && lane == 0) {
+      CountFlashPages(p.args, tiles.last_page - tiles.first_page + 1, stats);
     }
+    if (tiles.parts == 1) part = -1;
     const bool biased = WarpgroupCount(1 + warpgroup, slopes) > 0;
     CopyQueries();
-    first_plain = CeilDiv(rows[kTileRows - 1].visible.begin, Shape::kTileKeys);
-    last_plain = biased ? -1 : rows[0].visible.end / Shape::kTileKeys - 1;
+    first_plain = CeilDiv(rows[kTileRows - 1].visible.begin, kKeys);
+    last_plain = biased ? -1 : rows[0].visible.end / kKeys - 1;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       factor[h] = RowOf(h).row.factor;
@@ -104,8 +92,8 @@ struct FlashSm90Tile {
       sum[h] = 0;
     }
     // Only the first tile read can hold unused slots of values.
-    const int begin = last_tile * Shape::kTileKeys, first_key = tiles.first_page * kPageTokens;
-    if (begin + Shape::kTileKeys > total || first_key > begin) ClearUnused(first_key, total);
+    const int begin = last_tile * kKeys, first_key = tiles.first_page * kPageTokens;
+    if (begin + kKeys > total || first_key > begin) ClearUnused(first_key, total);
     AsyncProxyFence();
     WarpgroupSync(1 + warpgroup);
   }
@@ -131,50 +119,64 @@ struct FlashSm90Tile {
   __device__ __forceinline__ void ClearUnused(int first_key, int total) {
     BarrierWait(SharedAddress(&control.value_full[value_stage.at]), value_stage.parity);
     char* const tile = value_memory + value_stage.at * Shape::kTileBytes;
-    const int begin = last_tile * Shape::kTileKeys;
+    const int begin = last_tile * kKeys;
     constexpr int kPieces = Shape::kTileBytes / 16;
     for (int i = threadIdx.x; i < kPieces; i += 128 * kWarpgroups) {
-      const int key = begin + i / 8 % Shape::kTileKeys;
+      const int key = begin + i / 8 % kKeys;
       if (key >= total || key < first_key) {
         *reinterpret_cast<uint4*>(tile + i * 16) = make_uint4(0, 0, 0, 0);
       }
     }
     AsyncProxyFence();
-    asm volatile("bar.sync %0, %1;" ::"n"(1 + 2 * kWarpgroups), "n"(128 * kWarpgroups) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"n"(1 + kWarpgroups), "n"(128 * kWarpgroups) : "memory");
   }
 
-  __device__ __forceinline__ void IssueScores(float (&score)[64]) {
+  __device__ __forceinline__ void IssueScores(float (&score)[kKeys / 2]) {
     const uint64_t keys = RowDescriptor(key_tiles + key_stage.at * Shape::kTileBytes);
     const uint64_t queries = PlainDescriptor(SharedAddress(query), 128, kDim * 16);
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
-      WgmmaN128Shared(score, queries + k * 16, keys + k / 4 * (Shape::kChunkBytes / 16) + k % 4 * 2,
-                      k > 0);
-    }
-    WgmmaCommit();
-  }
-
-  __device__ __forceinline__ void IssueOutput(float (&out)[kDim / 2],
-                                              const uint32_t (&weight)[8][4]) {
-    const uint64_t values =
-        ColumnDescriptor(value_tiles + value_stage.at * Shape::kTileBytes, Shape::kChunkBytes);
-#pragma unroll
-    for (int k = 0; k < 8; k++) {
-      if constexpr (kDim == 64) {
-        WgmmaN64</*kAcross=*/true>(out, weight[k], values + k * 128, 1);
+      const uint64_t a = queries + k * 16;
+      const uint64_t b = keys + k / 4 * (Shape::kChunkBytes / 16) + k % 4 * 2;
+      if constexpr (kKeys == 64) {
+        WgmmaN64Shared(score, a, b, k > 0);
       } else {
-        WgmmaN128</*kAcross=*/true>(out, weight[k], values + k * 128, 1);
+        WgmmaN128Shared(score, a, b, k > 0);
       }
     }
     WgmmaCommit();
   }
 
-  __device__ __forceinline__ void Attend() {
-    float out[kDim / 2];
+  __device__ __forceinline__ void IssueOutput(float (&out)[kOutputs][kOutputSize],
+                                              const uint32_t (&weight)[kKeys / 16][4]) {
+    const uint64_t values =
+        ColumnDescriptor(value_tiles + value_stage.at * Shape::kTileBytes, Shape::kChunkBytes);
 #pragma unroll
-    for (int i = 0; i < kDim / 2; i++) out[i] = 0;
-    float score[64];
-    uint32_t weight[8][4];
+    for (int k = 0; k < kKeys / 16; k++) {
+#pragma unroll
+      for (int i = 0; i < kOutputs; i++) {
+        const uint64_t b = values + i * (2 * Shape::kChunkBytes / 16) + k * 128;
+        if constexpr (kDim == 64) {
+          WgmmaN64</*kAcross=*/true>(out[i], weight[k], b, 1);
+        } else {
+          WgmmaN128</*kAcross=*/true>(out[i], weight[k], b, 1);
+        }
+      }
+    }
+    WgmmaCommit();
+  }
+
+  static __device__ __forceinline__ void PinOutputs(float (&out)[kOutputs][kOutputSize]) {
+#pragma unroll
+    for (int i = 0; i < kOutputs; i++) PinAccumulators(out[i]);
+  }
+
+  __device__ __forceinline__ void Attend() {
+    float out[kOutputs][kOutputSize];
+#pragma unroll
+    for (int i = 0; i < kDim / 2; i++) out[i / kOutputSize][i % kOutputSize] = 0;
+    float score[kKeys / 2];
+    uint32_t weight[kKeys / 16][4];
     float scale[2];
 
     BarrierWait(SharedAddress(&control.key_full[key_stage.at]), key_stage.parity);
@@ -191,45 +193,48 @@ struct FlashSm90Tile {
     for (int tile = last_tile - 1; tile >= first_tile; tile--) {
       BarrierWait(SharedAddress(&control.key_full[key_stage.at]), key_stage.parity);
       BarrierWait(SharedAddress(&control.value_full[value_stage.at]), value_stage.parity);
-      TakeTurn();
       PinAccumulators(score);
-      PinAccumulators(out);
+      PinOutputs(out);
       WgmmaFence();
       IssueScores(score);
       IssueOutput(out, weight);
-      PassTurn();
       WgmmaWait<1>();
       PinAccumulators(score);
       Arrive(control.key_empty[key_stage.at]);
       key_stage.Advance();
       if (tile < first_plain || tile > last_plain) Mask(score, tile);
-      const bool grown = MakeWeights(score, scale);
+      const uint32_t grown = MakeWeights(score, scale);
       // Never true. It needs all weights, so that they are made before the wait: ptxas moves waits up in their block.
       if (sum[0] + sum[1] < 0) __trap();
       WgmmaWait<0>();
-      PinAccumulators(out);
+      PinOutputs(out);
       Arrive(control.value_empty[value_stage.at]);
       value_stage.Advance();
-      if (grown) {
 #pragma unroll
-        for (int i = 0; i < kDim / 2; i++) out[i] *= scale[i / 2 % 2];
+      for (int h = 0; h < 2; h++) {
+        if ((grown >> h & 1) == 0) continue;
+#pragma unroll
+        for (int i = 0; i < kDim / 4; i++) {
+          const int at = i / 2 * 4 + 2 * h + i % 2;
+          out[at / kOutputSize][at % kOutputSize] *= scale[h];
+        }
       }
       Pack(score, weight);
     }
     BarrierWait(SharedAddress(&control.value_full[value_stage.at]), value_stage.parity);
-    PinAccumulators(out);
+    PinOutputs(out);
     WgmmaFence();
     IssueOutput(out, weight);
     WgmmaWait<0>();
-    PinAccumulators(out);
+    PinOutputs(out);
     Arrive(control.value_empty[value_stage.at]);
     value_stage.Advance();
     Write(out);
   }
 
   // The bias, and -infinity for keys that a row doesn't see.
-  __device__ __forceinline__ void Mask(float (&score)[64], int tile) const {
-    const int first = tile * Shape::kTileKeys + 2 * (lane % 4);
+  __device__ __forceinline__ void Mask(float (&score)[kKeys / 2], int tile) const {
+    const int first = tile * kKeys + 2 * (lane % 4);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const FlashSm90Row& row = RowOf(h);
@@ -237,7 +242,7 @@ struct FlashSm90Tile {
       const float slope = row.row.slope;
       const float bias = slope * static_cast<float>(first - row.row.position);
 #pragma unroll
-      for (int i = 0; i < 32; i++) {
+      for (int i = 0; i < kKeys / 4; i++) {
         const int place = i / 2 * 8 + i % 2;
         float& x = score[i / 2 * 4 + 2 * h + i % 2];
         x += fmaf(slope, static_cast<float>(place), bias);
@@ -246,33 +251,28 @@ struct FlashSm90Tile {
     }
   }
 
-  // Scores become weights, in units of the rows' references. Whether a reference rose, in the warp; then what was
-  // summed up before is to be multiplied by `scale`.
-  __device__ __forceinline__ bool MakeWeights(float (&score)[64], float (&scale)[2]) {
-    float now[2];
-    bool grown = false;
+  // Scores become weights, in units of the rows' references. Bit h: a reference rose among the warp's rows h, and what
+  // was summed up before is to be multiplied by scale[h].
+  __device__ __forceinline__ uint32_t MakeWeights(float (&score)[kKeys / 2], float (&scale)[2]) {
+    uint32_t grown = 0;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       float most = fmaxf(score[2 * h], score[2 * h + 1]);
 #pragma unroll
-      for (int i = 1; i < 16; i++) {
+      for (int i = 1; i < kKeys / 8; i++) {
         most = fmaxf(most, fmaxf(score[i * 4 + 2 * h], score[i * 4 + 2 * h + 1]));
       }
       most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
       most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      grown |= fmaf(most, factor[h], shift[h]) > kMostGrowth;
-      now[h] = fminf(shift[h], -most * factor[h]);
-    }
-    grown = __any_sync(~0u, grown);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      if (!grown) now[h] = shift[h];
-      scale[h] = PowerOf2(now[h] - shift[h]);
-      shift[h] = now[h];
+      const bool rises = __any_sync(~0u, fmaf(most, factor[h], shift[h]) > kMostGrowth);
+      const float now = rises ? fminf(shift[h], -most * factor[h]) : shift[h];
+      scale[h] = PowerOf2(now - shift[h]);
+      shift[h] = now;
       sum[h] *= scale[h];
+      grown |= rises << h;
     }
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < kKeys / 4; i++) {
       const int h = i % 2;
       float* pair = &score[2 * i];
       pair[0] = PowerOf2(fmaf(pair[0], factor[h], shift[h]));
@@ -282,16 +282,30 @@ struct FlashSm90Tile {
     return grown;
   }
 
-  static __device__ __forceinline__ void Pack(const float (&score)[64], uint32_t (&weight)[8][4]) {
+  static __device__ __forceinline__ void Pack(const float (&score)[kKeys / 2],
+                                              uint32_t (&weight)[kKeys / 16][4]) {
 #pragma unroll
-    for (int i = 0; i < 32; i++) weight[i / 4][i % 4] = PackPair(score[2 * i], score[2 * i + 1]);
+    for (int i = 0; i < kKeys / 4; i++)
+      weight[i / 4][i % 4] = PackPair(score[2 * i], score[2 * i + 1]);
   }
 
-  __device__ __forceinline__ void Write(const float (&out)[kDim / 2]) {
+  __device__ __forceinline__ void Write(const float (&out)[kOutputs][kOutputSize]) const {
+    const auto at = [&](int i) { return out[i / kOutputSize][i % kOutputSize]; };
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       float all = sum[h] + __shfl_xor_sync(~0u, sum[h], 1);
       all += __shfl_xor_sync(~0u, all, 2);
+      if (part >= 0) {
+        const int64_t row =
+            int64_t{part} * Shape::kRows + warpgroup * kTileRows + warp * 16 + lane / 4 + 8 * h;
+        float2* to = reinterpret_cast<float2*>(p.part_out + row * kDim) + lane % 4;
+#pragma unroll
+        for (int i = 0; i < kDim / 8; i++) {
+          to[4 * i] = make_float2(at(4 * i + 2 * h), at(4 * i + 2 * h + 1));
+        }
+        if (lane % 4 == 0) p.part_sums[row] = make_float2(shift[h], all);
+        continue;
+      }
       const float inverse = 1 / all;  // without a finite score the output is not a number
       const FlashSm90Row& row = RowOf(h);
       if (row.row.head < 0) continue;
@@ -301,7 +315,7 @@ struct FlashSm90Tile {
       for (int i = 0; i < kDim / 8; i++) {
         if (8 * i >= p.args.head_dim) break;
         *reinterpret_cast<uint32_t*>(to + 8 * i) =
-            PackPair(out[4 * i + 2 * h] * inverse, out[4 * i + 2 * h + 1] * inverse);
+            PackPair(at(4 * i + 2 * h) * inverse, at(4 * i + 2 * h + 1) * inverse);
       }
     }
   }

@@ -26,25 +26,24 @@ struct FlashShape {
   static_assert(kRows * sizeof(FlashRow) <= kSlotBytes);
 };
 
-// A row's reference stays while scores exceed it by less: exponentials up to 2^8, and hardly ever a rescaled output.
-inline constexpr float kMostGrowth = 8;
-
 template <int kDim>
 struct FlashTile {
   using Shape = FlashShape<kDim>;
   using Swizzle = SwizzledRows<kDim>;
   static constexpr int kRowTiles = Shape::kRowTiles;
-  static constexpr bool kKeepQueries = kDim <= 64 && !FLASH_NOKEEP;  // in registers
+  static constexpr bool kKeepQueries = kDim <= 64;  // in registers
 
   const FlashParams& p;
   const Slice slice;
-  AttentionStats* const stats;  // of the slice; may be null
+  AttentionStats* const stats;  // of the slice; null: nothing is counted
   const int kv_head, first_row;
+  const FlashTiles tiles;
+  const int part;          // among all parts of all blocks
   const uint32_t queries;  // shared address; the slots follow
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   // Copies on their way.
-  int total, first_page, last_page;
+  int total;
   const int32_t* pages;
   int load_page, load_id, next_id;
   uint32_t load_slot = 0, slot = 0;
@@ -88,16 +87,14 @@ struct FlashTile {
   __device__ __forceinline__ void Run() {
     total = slice.context_tokens + slice.num_tokens;
     pages = p.args.page_table + slice.first_page;
-    first_page = VisibleOf(0).begin / kPageTokens;
-    last_page = (VisibleOf(Shape::kRows - 1).end - 1) / kPageTokens;
-    load_page = last_page;
-    load_id = pages[last_page];
+    load_page = tiles.last;
+    load_id = pages[load_page];
     next_id = load_id;
     LoadNext<false>();
     if constexpr (Shape::kSlots > 2) LoadNext<true>();
     if constexpr (Shape::kSlots > 3) LoadNext<false>();
     LoadRows();
-    for (int page = last_page; page >= first_page; page--) {
+    for (int page = tiles.last; page >= tiles.first; page--) {
       const bool sees =
           page * kPageTokens < visible.end && (page + 1) * kPageTokens > visible.begin;
       float score[kRowTiles][kPageTokens / 8][4];
@@ -128,7 +125,7 @@ struct FlashTile {
     constexpr int kChunks = kDim / 8, kLanes = kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;
     constexpr int kRowsAtOnce = Shape::kThreads / kLanes;
     const int chunk = threadIdx.x % kLanes, row = threadIdx.x / kLanes;
-    if (load_page >= first_page) {
+    if (load_page >= tiles.first) {
       const int dim = p.args.head_dim;
       if (chunk < kChunks) {
         const int64_t block = int64_t{load_id} * p.args.num_kv_heads + kv_head;
@@ -147,7 +144,7 @@ struct FlashTile {
         load_page--;
         load_id = next_id;
       } else {
-        next_id = pages[max(load_page - 1, first_page)];
+        next_id = pages[max(load_page - 1, tiles.first)];
       }
     }
     CommitCopies();
@@ -168,7 +165,7 @@ struct FlashTile {
       if (stats) CountFlashRow(p.args, slice, row, stats);
     }
     if (stats && threadIdx.x == 0) {
-      CountFlashPages(p.args, last_page - first_page + 1, stats);
+      CountFlashPages(p.args, tiles.last_page - tiles.first_page + 1, stats);
     }
     __syncthreads();
     constexpr int kChunks = Swizzle::kBytes / 16;
@@ -316,12 +313,13 @@ struct FlashTile {
     }
   }
 
-  // The rows' largest scores so far become their references.
+  // The rows' largest scores so far become their references: 8 rows at once, those of one register of each thread.
   __device__ __forceinline__ void Rescale(const float (&top)[kRowTiles][2]) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; m++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
+        if (!__any_sync(~0u, fmaf(top[m][h], factor[m][h], shift[m][h]) > kMostGrowth)) continue;
         float most = fmaxf(top[m][h], __shfl_xor_sync(~0u, top[m][h], 1));
         most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
         const float now = fminf(shift[m][h], -most * factor[m][h]);
@@ -371,6 +369,10 @@ struct FlashTile {
       for (int h = 0; h < 2; h++) {
         const float all = __shfl_sync(~0u, sum[m][2 * h], lane & ~3);
         const float scale = 1 / all;  // without a finite score the output is not a number
+        if (tiles.parts > 1) {
+          WritePart(m, h, all);
+          continue;
+        }
         const FlashRow row = MakeFlashRow(p, slice, kv_head, first_row + RowOf(m, h));
         if (row.head < 0) continue;
         const int64_t batch_row = slice.first_row + row.token;
@@ -385,23 +387,34 @@ struct FlashTile {
       }
     }
   }
+
+  __device__ __forceinline__ void WritePart(int m, int h, float all) const {
+    const int64_t row = int64_t{part} * Shape::kRows + RowOf(m, h);
+    float2* to = reinterpret_cast<float2*>(p.part_out + row * kDim) + lane % 4;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; n++) {
+      to[4 * n] = make_float2(out[m][n][2 * h], out[m][n][2 * h + 1]);
+    }
+    if (lane % 4 == 0) p.part_sums[row] = make_float2(shift[m][h], all);
+  }
 };
 
 template <int kDim>
-__global__ void __launch_bounds__(FlashShape<kDim>::kThreads, kDim <= 64 ? FLASH_MINB : 2)
+__global__ void __launch_bounds__(FlashShape<kDim>::kThreads, 2)
     FlashKernel(const __grid_constant__ FlashParams p) {
   extern __shared__ __align__(128) char shared[];
-  const Block block = BlockAt(blockIdx.x, p.args.slices, p.args.num_slices, p.blocks_per_head,
-                              p.args.num_kv_heads, p.head_group, p.group, FlashShape<kDim>::kRows);
-  const int heads = p.args.num_heads / p.args.num_kv_heads;
-  bool any = false;
-  for (int h = 0; h < heads; h++) any |= p.args.heads[block.kv_head * heads + h].alpha == 1;
-  if (!any) return;
+  const Block block = FlashBlockAt(p, blockIdx.x / p.parts);
+  const Slice slice = p.args.slices[block.slice];
+  const int part = blockIdx.x % p.parts;
+  const FlashTiles tiles = TilesOf(p, slice, block.first_row, part);
+  if (part >= tiles.parts || !HasSoftmaxHead(p.args, block.kv_head)) return;
   FlashTile<kDim> tile{p,
-                       p.args.slices[block.slice],
-                       p.args.stats ? p.args.stats + block.slice : nullptr,
+                       slice,
+                       part == 0 && p.args.stats ? p.args.stats + block.slice : nullptr,
                        block.kv_head,
                        block.first_row,
+                       tiles,
+                       static_cast<int>(blockIdx.x),
                        static_cast<uint32_t>(__cvta_generic_to_shared(shared))};
   tile.Run();
 }

@@ -2,7 +2,8 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_check.h"
-#include "kernels/cuda/hopper_host.h"
+#include "kernels/cuda/current_device.h"
+#include "kernels/cuda/page_map.h"
 #include "kernels/cuda/prefill_dense_kernel.h"
 #include "kernels/cuda/prefill_search_kernel.h"
 #include "kernels/cuda/prefill_sm90.h"

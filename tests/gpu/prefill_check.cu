@@ -1,14 +1,15 @@
-// Checks kernels/cuda/prefill_sm90, flash and flash_sm90 against a double-precision reference on sampled rows, over
-// shapes, features and adversarial inputs, and times them. Needs a Hopper GPU and nothing else.
+// Checks the prefill kernels (prefill_sm90, attention_generic, flash, flash_sm90) against a double-precision reference on
+// sampled rows, over shapes, features and adversarial inputs, and times them. Needs a Hopper GPU and nothing else.
 //
 // nvcc -O3 -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a tests/gpu/prefill_check.cu
-//   kernels/cuda/prefill_sm90.cu kernels/cuda/flash.cu kernels/cuda/flash_sm90.cu
+//   kernels/cuda/{prefill_sm90,attention_generic,flash,flash_merge,flash_sm90}.cu
 //
 //   prefill_check plan              how work is cut into blocks, on the host; needs no GPU
 //   prefill_check check [name]      every case (or those whose name contains `name`); exit status 1 if one fails
 //   prefill_check one <head_dim> <tokens> <sigma> [alpha]   one shape, for a profiler; alpha 1: both flash kernels
 //   prefill_check time [full]       one JSON object a line: shape, sigma, milliseconds (median), statistics
 //   prefill_check time_flash        the same of the flash kernels
+//   prefill_check time_generic      the same of what GPUs other than Hopper run for entmax
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/cuda/attention_generic.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/flash.h"
 #include "kernels/cuda/flash_sm90.h"
@@ -54,6 +56,7 @@ struct Case {
   Data data = Data::kNormal;
   bool key_norm = false;
   FlashKind flash = FlashKind::kFlash;
+  bool generic = false;  // attention_generic takes the entmax heads
 
   bool HasAlpha(bool softmax) const {
     return std::any_of(alpha.begin(), alpha.end(), [&](float a) { return (a == 1) == softmax; });
@@ -204,8 +207,8 @@ class Problem {
     args_.sliding_window = c.window;
     args_.causal = c.causal;
     args_.stats = Own(Device<AttentionStats>(slices_.size()));
-    args_.workspace_bytes = std::max(PrefillSm90WorkspaceBytes(rows, args_.num_slices, c.heads),
-                                     FlashSm90WorkspaceBytes());
+    args_.workspace_bytes = std::max({PrefillSm90WorkspaceBytes(rows, args_.num_slices, c.heads),
+                                      FlashWorkspaceBytes(args_), FlashSm90WorkspaceBytes(args_)});
     args_.workspace = Own(Device<char>(args_.workspace_bytes));
     ClearStats();
     CUDA_CHECK(cudaMemset(args_.out, 0xff, out_elements * 2));
@@ -217,7 +220,8 @@ class Problem {
   Problem(const Problem&) = delete;
 
   void Run() {
-    if (case_.HasAlpha(/*softmax=*/false)) PrefillSm90(args_);
+    if (case_.HasAlpha(/*softmax=*/false))
+      case_.generic ? AttentionGeneric(args_) : PrefillSm90(args_);
     if (!case_.HasAlpha(/*softmax=*/true)) return;
     case_.flash == FlashKind::kFlash ? Flash(args_) : FlashSm90(args_);
   }
@@ -426,6 +430,18 @@ void AddFlashCases(std::vector<Case>& cases) {
          .dim = dim,
          .alpha = one});
     add({.name = "chunk", .slices = {{300, 5000}}, .dim = dim, .alpha = one});
+    add({.name = "parts", .slices = {{64, 20000}}, .dim = dim, .alpha = one});
+    add({.name = "parts ragged",
+         .slices = {{3, 9000}, {70, 0}, {1, 30}},
+         .dim = dim,
+         .alpha = one,
+         .slope = {0, 0.01f}});
+    add({.name = "parts window", .slices = {{40, 9000}}, .dim = dim, .alpha = one, .window = 5000});
+    add({.name = "parts not causal",
+         .slices = {{60, 9000}},
+         .dim = dim,
+         .alpha = one,
+         .causal = false});
     add({.name = "few large",
          .slices = {{4096, 0}},
          .dim = dim,
@@ -471,7 +487,6 @@ void AddFlashCases(std::vector<Case>& cases) {
   }
   for (Case& c : added) {
     cases.push_back(c);
-    if (c.dim > 128) continue;
     c.flash = FlashKind::kFlashSm90;
     cases.push_back(c);
   }
@@ -646,7 +661,7 @@ void Time(const Case& c, bool check) {
   AttentionStats* stats = problem.args().stats;
   float medians[2];
   for (int with_stats = 0; with_stats < 2; with_stats++) {
-    problem.args().stats = with_stats ? stats : nullptr;
+    problem.args().stats = with_stats || c.generic ? stats : nullptr;  // generic always counts
     std::vector<float> times;
     cudaEvent_t begin, end;
     CUDA_CHECK(cudaEventCreate(&begin));
@@ -744,7 +759,6 @@ void TimeAll(bool full) {
 void TimeFlash() {
   for (int dim : {64, 128, 96, 256}) {
     for (FlashKind kind : {FlashKind::kFlash, FlashKind::kFlashSm90}) {
-      if (dim > 128 && kind == FlashKind::kFlashSm90) continue;
       auto time = [&](const char* name, int tokens, int context, int kv_heads) {
         Time({.name = name,
               .slices = {{tokens, context}},
@@ -783,6 +797,20 @@ int Run(int argc, char** argv) {
     tauserve::cuda::Time(c, false);
     c.flash = tauserve::cuda::FlashKind::kFlashSm90;
     if (c.alpha[0] == 1) tauserve::cuda::Time(c, false);
+    return 0;
+  }
+  if (mode == "time_generic") {
+    for (int dim : {64, 128}) {
+      for (int tokens : {4096, 16384}) {
+        tauserve::cuda::Time({.name = "generic",
+                              .slices = {{tokens, 0}},
+                              .heads = 16,
+                              .kv_heads = 16,
+                              .dim = dim,
+                              .generic = true},
+                             true);
+      }
+    }
     return 0;
   }
   if (mode == "time_flash") {

@@ -1,6 +1,6 @@
-// What launches on Hopper need of the host: tensor maps of the pools of pages, and what the device is.
-#ifndef TAUSERVE_KERNELS_CUDA_HOPPER_HOST_H_
-#define TAUSERVE_KERNELS_CUDA_HOPPER_HOST_H_
+// The tensor map by which Hopper's copy engine reads a pool of pages.
+#ifndef TAUSERVE_KERNELS_CUDA_PAGE_MAP_H_
+#define TAUSERVE_KERNELS_CUDA_PAGE_MAP_H_
 
 #include <cuda.h>
 
@@ -41,24 +41,6 @@ inline CUtensorMap PageMap(const __nv_bfloat16* pool, const AttentionArgs& args)
   return map;
 }
 
-struct Device {
-  int multiprocessors = 0;
-  bool hopper = false;
-};
-inline const Device& CurrentDevice() {
-  static const Device device = [] {
-    Device d;
-    int id = 0, major = 0, minor = 0;
-    CUDA_CHECK(cudaGetDevice(&id));
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id));
-    CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id));
-    CUDA_CHECK(cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, id));
-    d.hopper = major == 9 && minor == 0;
-    return d;
-  }();
-  return device;
-}
-
 }  // namespace tauserve::cuda
 
-#endif  // TAUSERVE_KERNELS_CUDA_HOPPER_HOST_H_
+#endif  // TAUSERVE_KERNELS_CUDA_PAGE_MAP_H_
