@@ -2,30 +2,10 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/flash.h"
-#include "kernels/cuda/flash_tile.cuh"
+#include "kernels/cuda/flash_kernel.cuh"
 
 namespace tauserve::cuda {
 namespace {
-
-template <int kDim>
-__global__ void __launch_bounds__(FlashShape<kDim>::kThreads, 2)
-    FlashKernel(const __grid_constant__ FlashParams p) {
-  extern __shared__ __align__(128) char shared[];
-  const Block block = FlashBlockAt(p, blockIdx.x / p.parts);
-  const Slice slice = p.args.slices[block.slice];
-  const int part = blockIdx.x % p.parts;
-  const FlashTiles tiles = TilesOf(p, slice, block.first_row, part);
-  if (part >= tiles.parts || !HasSoftmaxHead(p.args, block.kv_head)) return;
-  FlashTile<kDim> tile{p,
-                       slice,
-                       part == 0 && p.args.stats ? p.args.stats + block.slice : nullptr,
-                       block.kv_head,
-                       block.first_row,
-                       tiles,
-                       static_cast<int>(blockIdx.x),
-                       static_cast<uint32_t>(__cvta_generic_to_shared(shared))};
-  tile.Run();
-}
 
 template <int kDim>
 FlashShapeOf ShapeOf() {
