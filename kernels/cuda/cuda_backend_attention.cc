@@ -205,7 +205,9 @@ void CudaBackend::AttendPrefillEntmax(AttentionArgs args) {
 
 void CudaBackend::AttendPrefillSoftmax(AttentionArgs args) {
   if (graphs_.defers()) {
-    graphs_.Do(SignatureOf(args), [args] { Flash(args); });
+    Signature signature = SignatureOf(args);
+    for (int h = 0; h < args.num_heads; h++) signature.Add(args.host_heads[h].alpha == 1);
+    graphs_.Do(signature, [args] { Flash(args); });
     return;
   }
   if constexpr (kHasSm90) {
