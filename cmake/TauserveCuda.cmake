@@ -7,6 +7,11 @@ include_guard(GLOBAL)
 
 set(TAUSERVE_CUDA_GENCODE "arch=compute_80,code=sm_80;arch=compute_90a,code=sm_90a" CACHE STRING
     "What device code is made for, as nvcc's -gencode takes it")
+# Without code for sm_90a Hopper runs what other GPUs run: arch=compute_80,code=sm_90 shows on a Hopper that it is right.
+set(TAUSERVE_CUDA_SM90 OFF)
+if(TAUSERVE_CUDA_GENCODE MATCHES "sm_90a")
+  set(TAUSERVE_CUDA_SM90 ON)
+endif()
 
 # Sets TAUSERVE_NVCC, TAUSERVE_CUDA_INCLUDE, TAUSERVE_CUDART and TAUSERVE_CUBLASLT where all are there; otherwise
 # TAUSERVE_CUDA_MISSING says what is not.
@@ -62,7 +67,7 @@ else()
 endif()
 
 # Sets `out` to what is to be linked for `sources`: objects of the .cu files among them, and the others as they are. Files
-# that end in _sm90.cu are made for Hopper alone.
+# that end in _sm90.cu are made for Hopper alone, and left out where nothing is.
 function(tauserve_cuda_objects out)
   set(flags -std=c++20 -O3 -DNDEBUG -lineinfo -Werror=all-warnings -Xcompiler=-fPIC,-Wall,-Wextra
             -Xcompiler=-fvisibility=hidden,-Wno-sign-compare,-Wno-restrict --expt-relaxed-constexpr
@@ -71,6 +76,8 @@ function(tauserve_cuda_objects out)
   foreach(source ${ARGN})
     if(NOT source MATCHES "\\.cu$")
       list(APPEND objects ${source})
+      continue()
+    elseif(source MATCHES "_sm90\\.cu$" AND NOT TAUSERVE_CUDA_SM90)
       continue()
     endif()
     set(codes)
@@ -101,6 +108,7 @@ function(tauserve_cuda_library name)
   get_filename_component(library_folder ${TAUSERVE_CUBLASLT} DIRECTORY)
   add_library(${name} MODULE ${objects})
   target_include_directories(${name} SYSTEM PRIVATE ${TAUSERVE_CUDA_INCLUDE})
+  target_compile_definitions(${name} PRIVATE TAUSERVE_CUDA_SM90=$<BOOL:${TAUSERVE_CUDA_SM90}>)
   target_link_libraries(${name} PRIVATE tauserve_options ${arg_DEPS} ${TAUSERVE_CUDART}
                         ${TAUSERVE_CUBLASLT} Threads::Threads ${CMAKE_DL_LIBS} rt)
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX CXX_VISIBILITY_PRESET hidden

@@ -52,7 +52,6 @@ struct AttentionArgs {
   float scale = 1;
   int sliding_window = 0;  // 0 = none
   bool causal = true;
-  bool softmax_heads_only = false;  // the generic kernel leaves the others alone
 
   AttentionStats* stats =
       nullptr;  // [num_slices]; kernels add to it with atomics (64-bit integers and doubles)

@@ -22,9 +22,8 @@ __device__ bool PutWeights(const Block& b, Shared& shared, const ThreadRows<kDim
     uint32_t bits = 0;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const float y = score[half][i] - rows.max[half];
-      const float z = y + rows.gap[half];
-      const float p = b.softmax ? expf(y) : z > 0 ? entmax::Weight(b.weight, z) : 0;
+      const float z = score[half][i] - rows.max[half] + rows.gap[half];
+      const float p = z > 0 ? entmax::Weight(b.weight, z) : 0;
       shared.weight[row][warp * kWarpKeys + 2 * part + i] = p;
       bits |= (p > 0 ? 1u : 0u) << (2 * part + i);
     }
@@ -102,7 +101,7 @@ __device__ void MakeRow(const Block& b, RowState& row, int r) {
   if (args.causal && args.sliding_window > 0) {
     row.first_key = max(0, row.position - args.sliding_window + 1);
   }
-  const float width = b.softmax ? 1 : head.alpha - 1;
+  const float width = head.alpha - 1;
   const float scale =
       args.query_scale ? args.query_scale[batch_row * args.query_scale_stride + b.head] : 1;
   row.factor = width * args.scale * scale;
@@ -116,7 +115,6 @@ __device__ void CountTile(const Block& b, const Shared& shared) {
   const int64_t keys = row.last_key - row.first_key + 1;
   AddTo(&stats.keys_considered, keys);
   if (threadIdx.x == 0) AddTo(&stats.keys_scored, shared.keys_scored);
-  if (b.softmax) return AddTo(&stats.support, keys);
   AddTo(&stats.rows, 1);
   if (row.max > -kInfinity) {
     CountEntmaxRow(&stats, row.support, row.steps, fabsf(row.sum - 1));
@@ -137,10 +135,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   b.slice = args.slices[blockIdx.z];
   b.pages = args.page_table + b.slice.first_page;
   const Head head = args.heads[b.head];
-  b.softmax = head.alpha == 1;
-  if (args.softmax_heads_only && !b.softmax) return;
-  b.bounded = !b.softmax && args.causal && head.alibi_slope > 0 && args.page_key_norms != nullptr;
-  b.weight = entmax::MakeWeightFunction(b.softmax ? 2 : head.alpha);
+  if (head.alpha == 1) return;
+  b.bounded = args.causal && head.alibi_slope > 0 && args.page_key_norms != nullptr;
+  b.weight = entmax::MakeWeightFunction(head.alpha);
   const int stretch = b.slice.context_tokens / kPageTokens + blockIdx.x;
   const int begin = max(0, stretch * kPageTokens - b.slice.context_tokens);
   const int end = min(b.slice.num_tokens, (stretch + 1) * kPageTokens - b.slice.context_tokens);
@@ -167,12 +164,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     ThreadRows<kDimSteps> rows;
     LoadQueries(b, shared, rows);
     FindMaxima(b, shared, rows, read);
-    if (b.softmax) {
-      SumExponentials(b, shared, rows);
-    } else {
-      FindBrackets(b, shared, rows);
-      FindGaps(b, shared, rows);
-    }
+    FindBrackets(b, shared, rows);
+    FindGaps(b, shared, rows);
     AddValues(b, shared, rows, attended);
     __syncthreads();
     CountTile(b, shared);
@@ -190,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (!b.bounded) read_pages = pages;
   AddTo(&stats.blocks_considered, pages);
   AddTo(&stats.blocks_scored, read_pages);
-  AddTo(&stats.blocks_attended, b.softmax ? pages : attended_pages);
+  AddTo(&stats.blocks_attended, attended_pages);
   AddTo(&stats.pages_considered, pages);
   AddTo(&stats.pages_read, read_pages);
   // The keys once, whatever the passes: later ones find them in the cache.

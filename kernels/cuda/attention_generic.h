@@ -1,7 +1,8 @@
-// Attention for every shape that kernels/attention.h allows: any alpha, head_dim, length and mask, softmax included.
-// It keeps nothing of a row but its state and reads the keys once for the maximum, once for a histogram of many
-// scores, once for each step of the threshold's search and once for the output, so no input overflows anything. The
-// kernels made for common shapes are faster; this one is what they are checked against and fall back to.
+// Entmax attention for every shape that kernels/attention.h allows: any alpha > 1, head_dim, length and mask. Softmax
+// heads are left alone (flash.h). It keeps nothing of a row but its state and reads the keys once for the maximum, once
+// for a histogram of many scores, once for each step of the threshold's search and once for the output, so no input
+// overflows anything. The kernels made for common shapes are faster; this one is what they are checked against and fall
+// back to.
 #ifndef TAUSERVE_KERNELS_CUDA_ATTENTION_GENERIC_H_
 #define TAUSERVE_KERNELS_CUDA_ATTENTION_GENERIC_H_
 

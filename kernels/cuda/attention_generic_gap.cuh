@@ -1,4 +1,4 @@
-// The generic kernel's threshold: passes over the keys that find each row's maximum, bracket and gap, or softmax's sum.
+// The generic kernel's threshold: passes over the keys that find each row's maximum, bracket and gap.
 #ifndef TAUSERVE_KERNELS_CUDA_ATTENTION_GENERIC_GAP_CUH_
 #define TAUSERVE_KERNELS_CUDA_ATTENTION_GENERIC_GAP_CUH_
 
@@ -148,17 +148,6 @@ __device__ void FindGaps(const Block& b, Shared& shared, ThreadRows<kDimSteps>& 
     }
     __syncthreads();
   }
-}
-
-// Second pass for softmax: the sum of exponentials.
-template <int kDimSteps>
-__device__ void SumExponentials(const Block& b, Shared& shared, const ThreadRows<kDimSteps>& rows) {
-  PowerSums sums[2];
-  ForScores(b, rows, [&](int half, float score) { sums[half].s0 += expf(score - rows.max[half]); });
-  KeepSums(shared, sums);
-  __syncthreads();
-  if (threadIdx.x < kTileRows) shared.row[threadIdx.x].sum = SumOfWarps(shared, threadIdx.x).s0;
-  __syncthreads();
 }
 
 }  // namespace tauserve::cuda::generic

@@ -22,12 +22,11 @@ constexpr int kWarpKeys = kPageTokens / kWarps;
 constexpr float kInfinity = __builtin_huge_valf();
 
 struct RowState {
-  float max;  // of the scaled scores
-  float gap;  // u of entmax/weight.h
-  float sum;  // of the weights at `gap`, or of softmax's exponentials
-  float
-      factor;  // dot product -> scaled score: (alpha - 1) * scale * query_scale; softmax without alpha - 1
-  float slope;  // likewise, a token of distance
+  float max;     // of the scaled scores
+  float gap;     // u of entmax/weight.h
+  float sum;     // of the weights at `gap`
+  float factor;  // dot product -> scaled score: (alpha - 1) * scale * query_scale
+  float slope;   // likewise, a token of distance
   int position;
   int first_key, last_key;  // visible; none in rows that fill up a tile
   int steps;
@@ -49,7 +48,6 @@ struct Shared {
 struct Block {
   const AttentionArgs* args;
   WeightFunction weight;
-  bool softmax;
   bool bounded;  // far pages may have no weight, and norms tell
   Slice slice;
   const int32_t* pages;

@@ -92,6 +92,10 @@ class CudaBackend : public Backend {
   // Attention of all slices of `args`, by the kernel made for them.
   void AttendDecode(AttentionArgs args);
   void AttendPrefill(AttentionArgs args);
+  void AttendPrefillEntmax(AttentionArgs args);
+  void AttendPrefillSoftmax(AttentionArgs args);
+  // False where memory was short.
+  bool TakePrefillWorkspace(size_t bytes, AttentionArgs& args);
   // At least so large; what it held is lost. nullptr where memory was short.
   void* Grown(GpuBuffer& buffer, size_t bytes, const char* what);
 

@@ -1,6 +1,6 @@
-// Attention of a step: which kernel does which rows. Slices of a few tokens in front of a step are the decode kernel's;
-// from the first prompt on, entmax heads are the prefill kernel's and softmax heads the generic one's, which also takes
-// what those two do not support.
+// Attention of a step: which kernel does which rows. Slices of a few tokens in front of a step are the decode kernel's,
+// where it supports them; from the first prompt on, softmax heads are the flash kernels' and entmax heads the prefill
+// kernel's, or the generic one's where that does not support them.
 #include <algorithm>
 #include <bit>
 #include <span>
@@ -10,10 +10,15 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/flash.h"
+#include "kernels/cuda/flash_sm90.h"
 #include "kernels/cuda/prefill_sm90.h"
 
 namespace tauserve::cuda {
 namespace {
+
+// Whether the kernels made for Hopper are in this build (TAUSERVE_CUDA_GENCODE).
+constexpr bool kHasSm90 = TAUSERVE_CUDA_SM90;
 
 // Sizes that captured launches are laid out for grow in steps, so that they are seldom captured anew.
 constexpr unsigned kFewestPlannedRows = 16;
@@ -36,7 +41,7 @@ Signature SignatureOf(const AttentionArgs& args) {
   s.Add(args.query_scale).Add(args.query_scale_stride);
   s.Add(args.keys).Add(args.page_table).Add(args.slices).Add(args.num_slices);
   s.Add(args.heads).Add(args.num_heads).Add(args.num_kv_heads).Add(args.head_dim);
-  s.Add(args.scale).Add(args.sliding_window).Add(args.causal).Add(args.softmax_heads_only);
+  s.Add(args.scale).Add(args.sliding_window).Add(args.causal);
   return s.Add(args.stats).Add(args.workspace);
 }
 
@@ -176,16 +181,42 @@ void CudaBackend::AttendPrefill(AttentionArgs args) {
   const Head* heads = args.host_heads;
   const auto softmax_heads = std::count_if(heads, heads + args.num_heads,
                                            [](const Head& head) { return head.alpha == 1; });
-  if (softmax_heads < args.num_heads && !graphs_.defers() && PrefillSm90Supports(args)) {
-    args.workspace_bytes =
-        PrefillSm90WorkspaceBytes(args.num_rows, args.num_slices, args.num_heads);
-    args.workspace = Grown(prefill_workspace_, args.workspace_bytes, "the scratch of prefill");
-    if (args.workspace == nullptr) return;
-    PrefillSm90(args);
-    if (softmax_heads == 0) return;
-    args.softmax_heads_only = true;
+  if (softmax_heads < args.num_heads) AttendPrefillEntmax(args);
+  if (softmax_heads > 0) AttendPrefillSoftmax(args);
+}
+
+bool CudaBackend::TakePrefillWorkspace(size_t bytes, AttentionArgs& args) {
+  args.workspace_bytes = bytes;
+  args.workspace = Grown(prefill_workspace_, bytes, "the scratch of prefill");
+  return bytes == 0 || args.workspace != nullptr;
+}
+
+void CudaBackend::AttendPrefillEntmax(AttentionArgs args) {
+  if constexpr (kHasSm90) {
+    if (!graphs_.defers() && PrefillSm90Supports(args)) {
+      const size_t bytes =
+          PrefillSm90WorkspaceBytes(args.num_rows, args.num_slices, args.num_heads);
+      if (TakePrefillWorkspace(bytes, args)) PrefillSm90(args);
+      return;
+    }
   }
   graphs_.Do(SignatureOf(args), [args] { AttentionGeneric(args); });
+}
+
+void CudaBackend::AttendPrefillSoftmax(AttentionArgs args) {
+  if (graphs_.defers()) {
+    Signature signature = SignatureOf(args);
+    for (int h = 0; h < args.num_heads; h++) signature.Add(args.host_heads[h].alpha == 1);
+    graphs_.Do(signature, [args] { Flash(args); });
+    return;
+  }
+  if constexpr (kHasSm90) {
+    if (FlashSm90Supports()) {
+      if (TakePrefillWorkspace(FlashSm90WorkspaceBytes(args), args)) FlashSm90(args);
+      return;
+    }
+  }
+  if (TakePrefillWorkspace(FlashWorkspaceBytes(args), args)) Flash(args);
 }
 
 }  // namespace tauserve::cuda

@@ -130,7 +130,9 @@ __device__ __forceinline__ uint64_t PlainDescriptor(uint32_t address, int leadin
 // l/4 + 8h, column 8j + 2(l%4) + e. An A operand in registers has the same shape: a[2i + h] packs two bf16 of row
 // l/4 + 8h, columns 8i + 2(l%4) and the next.
 
-// c (+)= A B^T, 64 x 128 x 16, A in registers, B = 128 rows along the product.
+// c (+)= A B^T, 64 x 128 x 16, A in registers, B = 128 rows along the product; kAcross: c (+)= A B, B = 16 rows across
+// the product.
+template <bool kAcross = false>
 __device__ __forceinline__ void WgmmaN128(float (&c)[64], const uint32_t (&a)[4], uint64_t b,
                                           int accumulate) {
   asm volatile(
@@ -140,7 +142,7 @@ __device__ __forceinline__ void WgmmaN128(float (&c)[64], const uint32_t (&a)[4]
       "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
       "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
       "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}\n"
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
         "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
         "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
@@ -151,7 +153,7 @@ __device__ __forceinline__ void WgmmaN128(float (&c)[64], const uint32_t (&a)[4]
         "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
         "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
         "+f"(c[63])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(kAcross ? 1 : 0));
 }
 
 // The same with 64 columns; kAcross: c (+)= A B, B = 16 rows across the product.

@@ -1,9 +1,9 @@
-#include <cuda.h>
-
 #include <algorithm>
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/current_device.h"
+#include "kernels/cuda/page_map.h"
 #include "kernels/cuda/prefill_dense_kernel.h"
 #include "kernels/cuda/prefill_search_kernel.h"
 #include "kernels/cuda/prefill_sm90.h"
@@ -19,55 +19,6 @@ constexpr int kMostTilesPerBlock = 3;
 constexpr int kFewestRowsPerBlock = 128;
 
 int Warpgroups(int head_dim) { return head_dim <= 128 ? 3 : 2; }
-
-using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
-                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-EncodeTiled FindEncodeTiled() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-  CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                              cudaEnableDefault, &result));
-  return reinterpret_cast<EncodeTiled>(function);
-}
-
-// A pool of pages as a matrix of token rows, read in boxes of a page and 64 columns (missing columns read as zero).
-CUtensorMap PageMap(const __nv_bfloat16* pool, const AttentionArgs& args) {
-  static const EncodeTiled encode = FindEncodeTiled();
-  CUtensorMap map;
-  const cuuint64_t dims[2] = {
-      static_cast<cuuint64_t>(args.head_dim),
-      static_cast<cuuint64_t>(args.num_pages) * args.num_kv_heads * kPageTokens};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.head_dim) * 2};
-  const cuuint32_t box[2] = {64, kPageTokens};
-  const cuuint32_t element_strides[2] = {1, 1};
-  const CUresult result = encode(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(pool), dims, strides,
-      box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  TAUSERVE_CHECK(result == CUDA_SUCCESS, "tensor map");
-  return map;
-}
-
-struct Device {
-  int multiprocessors = 0;
-  bool hopper = false;
-};
-const Device& CurrentDevice() {
-  static const Device device = [] {
-    Device d;
-    int id = 0, major = 0, minor = 0;
-    CUDA_CHECK(cudaGetDevice(&id));
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id));
-    CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id));
-    CUDA_CHECK(cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, id));
-    d.hopper = major == 9 && minor == 0;
-    return d;
-  }();
-  return device;
-}
 
 // How many thread blocks to a block of rows: where blocks are few and see many keys (a chunk behind a long prefix), the
 // smallest number that fills the multiprocessors' last round well.

@@ -137,9 +137,11 @@ TEST_P(AttentionTest, ChunksEqualOneShotAndDecodeEqualsPrefill) {
   chunks.steps = {{1, 62, 3, 64, 7, 53}};
   tokens.steps = {std::vector<int>(190, 1)};
   const CaseResult a = Run(one), b = Run(chunks), d = Run(tokens);
-  const double limit = kv_type() == DataType::kFloat32 ? 2e-5 : 8e-3;
   ASSERT_EQ(a.out[0].size(), b.out[0].size());
   for (size_t i = 0; i < a.out[0].size(); i++) {
+    // bfloat16: the next number, where two kernels round differently.
+    const double limit =
+        kv_type() == DataType::kFloat32 ? 2e-5 : 8e-3 * std::max(1.0f, std::abs(a.out[0][i]));
     ASSERT_NEAR(a.out[0][i], b.out[0][i], limit) << i;
     ASSERT_NEAR(a.out[0][i], d.out[0][i], limit) << i;
   }
