@@ -1,5 +1,7 @@
 #include "tests/server/engine/fake_model.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -11,6 +13,26 @@ int32_t FakeNext(int32_t last, int32_t position) {
   return 1 + static_cast<int32_t>((uint32_t(last) * 7919u + uint32_t(position) * 104729u) %
                                   (kFakeVocab - 1));
 }
+
+namespace {
+
+// As a device that keeps only `most`.
+void SelectFew(absl::Span<const float> row, const LogitsQuery& query, int most, TopLogits* top) {
+  FindTopLogits(row, query, top);
+  if (top->count <= most) return;
+  std::vector<float> ranked(top->logits, top->logits + top->count);
+  std::nth_element(ranked.begin(), ranked.begin() + most, ranked.end(), std::greater<float>());
+  top->bound = ranked[most];
+  int kept = 0;
+  for (int i = 0; i < top->count; i++) {
+    if (top->logits[i] <= top->bound) continue;
+    top->tokens[kept] = top->tokens[i];
+    top->logits[kept++] = top->logits[i];
+  }
+  top->count = kept;
+}
+
+}  // namespace
 
 FakeModel::FakeModel(int32_t num_pages, int32_t max_context_tokens)
     : num_pages_(num_pages), cache_(size_t(num_pages) * kPageTokens, -1) {
@@ -54,7 +76,27 @@ absl::StatusOr<StepOutput> FakeModel::Run(const StepInput& input) {
     if (on_logits) on_logits(slot(position), position, row);
   }
   TAUSERVE_CHECK(logit == input.logit_rows.size(), "logits of a row that ends no slice");
-  return StepOutput{logits_, stats_};
+  StepOutput output{logits_, {}, stats_};
+  if (top_logits == 0) return output;
+  device_logits_ = logits_;
+  selected_.resize(logit);
+  for (size_t r = 0; r < logit; r++) {
+    const absl::Span<float> row = absl::MakeSpan(logits_).subspan(r * kFakeVocab, kFakeVocab);
+    if (input.queries[r].whole) {
+      whole_rows++;
+    } else {
+      SelectFew(row, input.queries[r], top_logits, &selected_[r]);
+      std::fill(row.begin(), row.end(), std::nanf(""));
+    }
+  }
+  output.top_logits = selected_;
+  return output;
+}
+
+absl::StatusOr<absl::Span<const float>> FakeModel::WholeRow(int64_t logit_row) {
+  fetched_rows++;
+  if (!fetch_failure.ok()) return fetch_failure;
+  return absl::MakeConstSpan(device_logits_).subspan(logit_row * kFakeVocab, kFakeVocab);
 }
 
 void FakeModel::FailWith(absl::Status status) {
