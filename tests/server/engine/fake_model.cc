@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "kernels/check.h"
+#include "tests/server/sampling/few_logits.h"
 
 namespace tauserve {
 
@@ -13,26 +14,6 @@ int32_t FakeNext(int32_t last, int32_t position) {
   return 1 + static_cast<int32_t>((uint32_t(last) * 7919u + uint32_t(position) * 104729u) %
                                   (kFakeVocab - 1));
 }
-
-namespace {
-
-// As a device that keeps only `most`.
-void SelectFew(absl::Span<const float> row, const LogitsQuery& query, int most, TopLogits* top) {
-  FindTopLogits(row, query, top);
-  if (top->count <= most) return;
-  std::vector<float> ranked(top->logits, top->logits + top->count);
-  std::nth_element(ranked.begin(), ranked.begin() + most, ranked.end(), std::greater<float>());
-  top->bound = ranked[most];
-  int kept = 0;
-  for (int i = 0; i < top->count; i++) {
-    if (top->logits[i] <= top->bound) continue;
-    top->tokens[kept] = top->tokens[i];
-    top->logits[kept++] = top->logits[i];
-  }
-  top->count = kept;
-}
-
-}  // namespace
 
 FakeModel::FakeModel(int32_t num_pages, int32_t max_context_tokens)
     : num_pages_(num_pages), cache_(size_t(num_pages) * kPageTokens, -1) {
@@ -85,7 +66,7 @@ absl::StatusOr<StepOutput> FakeModel::Run(const StepInput& input) {
     if (input.queries[r].whole) {
       whole_rows++;
     } else {
-      SelectFew(row, input.queries[r], top_logits, &selected_[r]);
+      FindFewLogits(row, input.queries[r], top_logits, &selected_[r]);
       std::fill(row.begin(), row.end(), std::nanf(""));
     }
   }
