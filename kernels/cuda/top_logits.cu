@@ -49,15 +49,17 @@ __device__ void LoadTile(const Row& row, int tile, float (&x)[kLoads][4]) {
   }
 }
 
-// Calls visit(token of four[0], four) for each four logits.
+// Calls visit(token of four[0], four) for each four logits of a tile, or of all tiles.
+template <typename Visit>
+__device__ void ForEachFourOf(const Row& row, int tile, const Visit& visit) {
+  float x[kLoads][4];
+  LoadTile(row, tile, x);
+#pragma unroll
+  for (int j = 0; j < kLoads; j++) visit(FirstOf(tile) + j * 128, x[j]);
+}
 template <typename Visit>
 __device__ void ForEachFour(const Row& row, const Visit& visit) {
-  for (int tile = 0; tile < row.n; tile += kTile) {
-    float x[kLoads][4];
-    LoadTile(row, tile, x);
-#pragma unroll
-    for (int j = 0; j < kLoads; j++) visit(FirstOf(tile) + j * 128, x[j]);
-  }
+  for (int tile = 0; tile < row.n; tile += kTile) ForEachFourOf(row, tile, visit);
 }
 
 // The same in all threads, and whenever the threads' values are the same.
@@ -96,16 +98,17 @@ struct Place {
   int rank;  // among what the bin counts
 };
 
-// Where the rank-th largest (from 1) of all that is counted is; there are at least so many. The bins are zero
-// afterwards. Call when all have been counted; returns to all threads together.
-__device__ Place FindAndClear(int* bins, int rank) {
+// Where the rank-th largest (from 1) of all that is counted is; there must be at least so many. Waits until all threads
+// have counted, and returns to all of them together; the bins are zero then, where asked for.
+__device__ Place Find(int* bins, int rank, bool clear) {
   __shared__ int of_warp[kWarps];
   __shared__ Place found;
+  __syncthreads();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int high =
-      kBins - 1 - 2 * static_cast<int>(threadIdx.x);  // the first thread has the highest bins
+  // The first thread has the highest bins.
+  const int high = kBins - 1 - 2 * static_cast<int>(threadIdx.x);
   const int in_high = bins[high], in_low = bins[high - 1];
-  bins[high] = bins[high - 1] = 0;
+  if (clear) bins[high] = bins[high - 1] = 0;
   int until = in_high + in_low;  // counted in this thread's bins and higher ones, by and by
   for (int offset = 1; offset < 32; offset *= 2) {
     const int higher = __shfl_up_sync(kAllLanes, until, offset);
@@ -201,14 +204,20 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   float max = -INFINITY;
   int unusable = n;
-  ForEachFour(row, [&](int token, const float(&four)[4]) {
+  int floor = select ? 0 : kBins;  // lower bins need not be counted
+  for (int tile = 0; tile < n; tile += kTile) {
+    ForEachFourOf(row, tile, [&](int token, const float(&four)[4]) {
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      max = fmaxf(max, four[e]);
-      if (!(four[e] < INFINITY)) unusable = min(unusable, token + e);
-      if (select) atomicAdd(&bins[KeyOf(four[e]) >> 21], 1);
-    }
-  });
+      for (int e = 0; e < 4; e++) {
+        max = fmaxf(max, four[e]);
+        if (!(four[e] < INFINITY)) unusable = min(unusable, token + e);
+        const int bin = static_cast<int>(KeyOf(four[e]) >> 21);
+        if (bin >= floor) atomicAdd(&bins[bin], 1);
+      }
+    });
+    // The first tile alone has enough logits that are not below its own bound, which few of the others reach.
+    if (tile == 0 && n > kTile) floor = Find(bins, kMaxTopLogits + 1, /*clear=*/false).bin;
+  }
   max = ReduceBlock(max, [](float a, float b) { return fmaxf(a, b); });
   unusable = ReduceBlock(unusable, [](int a, int b) { return min(a, b); });
   if (leader) {
@@ -224,7 +233,7 @@ __global__ void __launch_bounds__(kThreads)
   int rank = kMaxTopLogits + 1;
   Sums sums{max, query.temperature, (query.flags & TopLogitsQuery::kUnitSum) != 0};
   if (select) {
-    const Place place = FindAndClear(bins, rank);
+    const Place place = Find(bins, rank, /*clear=*/true);
     key = static_cast<unsigned>(place.bin) << 21;
     rank = place.rank;
   }
@@ -239,8 +248,7 @@ __global__ void __launch_bounds__(kThreads)
   });
   float bound = -INFINITY;
   if (select) {
-    __syncthreads();
-    Place place = FindAndClear(bins, rank);
+    Place place = Find(bins, rank, /*clear=*/true);
     key |= static_cast<unsigned>(place.bin) << 10;
     rank = place.rank;
     ForEachFour(row, [&](int, const float(&four)[4]) {
@@ -250,8 +258,7 @@ __global__ void __launch_bounds__(kThreads)
         if (k >> 10 == key >> 10) atomicAdd(&bins[k & 0x3ff], 1);
       }
     });
-    __syncthreads();
-    place = FindAndClear(bins, rank);
+    place = Find(bins, rank, /*clear=*/true);
     bound = LogitOf(key | static_cast<unsigned>(place.bin));
   }
   const double sum = SumOfBlock(sums.sum), unit_sum = SumOfBlock(sums.unit_sum);
