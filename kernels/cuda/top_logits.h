@@ -20,6 +20,7 @@ struct TopLogitsQuery {
   float temperature;
   int32_t flags;
 };
+static_assert(sizeof(TopLogitsQuery) == 2 * sizeof(int32_t), "StepState has room for two words");
 
 // logits: float32. queries, out: [rows], device memory. As Backend::SelectTopLogits.
 void SelectTopLogitsOf(Matrix logits, const TopLogitsQuery* queries, TopLogits* out,
