@@ -17,6 +17,7 @@
 #include "kernels/attention.h"
 #include "kernels/layer_specs.h"
 #include "kernels/tensor.h"
+#include "kernels/top_logits.h"
 
 namespace tauserve {
 
@@ -89,9 +90,12 @@ class Backend {
   virtual void Linear(const LinearWeight& weight, Matrix in, Matrix out) = 0;
   // out += in * weight^T
   virtual void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) = 0;
-  // Queues in * weight^T + bias as float32 to host memory, [in.rows, out_features] tightly packed; valid after
-  // Synchronize returned OK.
-  virtual void LinearToHost(const LinearWeight& weight, Matrix in, float* out) = 0;
+  // As Linear, but `out` is float32 on every device.
+  virtual void LinearToFloat(const LinearWeight& weight, Matrix in, Matrix out) = 0;
+  // Of the rows of `logits`, float32, in device memory: queues what `queries`, one for each row, ask for to `out`, host
+  // memory, one for each row; valid after Synchronize returned OK. Of rows wanted whole, `out` stays undefined.
+  virtual void SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                               TopLogits* out) = 0;
   // Turns every head of `x` [rows, heads * head_dim] in place.
   virtual void Rope(const RopeSpec& spec, int head_dim, Matrix x) = 0;
   // out[r][c] = act(gate_up[r][c]) * gate_up[r][cols + c]
@@ -107,6 +111,9 @@ class Backend {
   virtual void GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) = 0;
   // Queues a copy to host memory as float32, tightly packed; valid after Synchronize returned OK.
   virtual void Download(Matrix in, float* out) = 0;
+  // The same of a matrix that is float32 on every device, as it is at the end of the step. Also after Synchronize, for
+  // another one to wait for.
+  virtual void DownloadFloats(Matrix in, float* out) = 0;
   // Waits for all operations. Not OK: the device failed, nothing of the step is valid, and no step will be again.
   virtual absl::Status Synchronize() = 0;
   // Of the last step, one for each slice; valid after Synchronize.

@@ -162,9 +162,17 @@ class CpuBackend : public Backend {
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override {
     linear_.Run(weight, in, out, /*add=*/true);
   }
-  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override {
-    const int64_t n = weight.out_features();
-    linear_.Run(weight, in, {out, in.rows, n, n}, /*add=*/false);
+  void LinearToFloat(const LinearWeight& weight, Matrix in, Matrix out) override {
+    linear_.Run(weight, in, out, /*add=*/false);
+  }
+  void SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                       TopLogits* out) override {
+    TAUSERVE_CHECK(logits.rows == static_cast<int64_t>(queries.size()), "shapes");
+    pool_.ParallelFor(logits.rows, [&](int64_t r, int) {
+      if (queries[r].whole) return;
+      const absl::Span<const float> row(Row(logits, r), logits.cols);
+      FindTopLogits(row, queries[r], &out[r]);
+    });
   }
 
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override {
@@ -301,6 +309,7 @@ class CpuBackend : public Backend {
       std::memcpy(out + r * in.cols, Row(in, r), in.cols * sizeof(float));
     }
   }
+  void DownloadFloats(Matrix in, float* out) override { Download(in, out); }
   absl::Status Synchronize() override {
     for (SequenceGuess& guess : learned_) {
       if (!guess.heads.empty()) guesses_.Put(std::move(guess));

@@ -50,7 +50,9 @@ class CudaBackend : public Backend {
   void RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) override;
   void Linear(const LinearWeight& weight, Matrix in, Matrix out) override;
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override;
-  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override;
+  void LinearToFloat(const LinearWeight& weight, Matrix in, Matrix out) override;
+  void SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                       TopLogits* out) override;
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override;
   void GatedActivation(Activation act, Matrix gate_up, Matrix out) override;
   void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) override;
@@ -59,11 +61,12 @@ class CudaBackend : public Backend {
                  Matrix out) override;
   void GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) override;
   void Download(Matrix in, float* out) override;
+  void DownloadFloats(Matrix in, float* out) override;
   absl::Status Synchronize() override;
   absl::Span<const AttentionStats> stats() const override { return step_.stats(); }
 
  private:
-  void Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out);
+  void Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out, DataType out_type);
   void Gather(const __nv_bfloat16* table, int64_t stride, absl::Span<const int32_t> rows,
               Matrix out);
 
@@ -96,6 +99,8 @@ class CudaBackend : public Backend {
   void AttendPrefillSoftmax(AttentionArgs args);
   // False where memory was short.
   bool TakePrefillWorkspace(size_t bytes, AttentionArgs& args);
+  // Runs what was kept, and the copies that the host asked for; waits for all.
+  void Finish();
   // At least so large; what it held is lost. nullptr where memory was short.
   void* Grown(GpuBuffer& buffer, size_t bytes, const char* what);
 
@@ -115,6 +120,14 @@ class CudaBackend : public Backend {
   const RopeSpec* rope_spec_ = nullptr;
   GpuBuffer rope_table_;  // of the step: [rows][rotary_dim]
   GpuBuffer floats_;      // results in float32 on their way to the host
+  GpuBuffer top_logits_;  // the same
+  std::vector<int32_t> query_words_;
+  // Of this step. Not among the graphs' operations: which rows are asked for varies from step to step.
+  struct FloatCopy {
+    Matrix in;
+    float* out;
+  };
+  std::vector<FloatCopy> float_copies_;
 };
 
 }  // namespace tauserve::cuda

@@ -1,23 +1,25 @@
 // The operations of a step: each checks its shapes and is launched, or kept for the step's graph.
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/top_logits.h"
 
 namespace tauserve::cuda {
 namespace {
 
-constexpr size_t kFloatChunkBytes = 64 << 20;
 constexpr size_t kMaxGraphRows = 128;
+constexpr size_t kMinTopLogitsRows = 64;  // half a megabyte; every growth costs the graphs
 
 // Operations, for signatures.
 enum class Op {
   kGather,
   kNorm,
   kLinear,
-  kToHost,
+  kTopLogits,
   kRopeTable,
   kRope,
   kGated,
@@ -35,10 +37,7 @@ Signature SignatureOf(Op op, const void* of, const Matrix& a, const Matrix& b) {
 
 void CudaBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
   if (!Works()) return;
-  if (queued_) {  // nobody waited: uploads may still be read from pinned memory
-    graphs_.Run(stream_);
-    CUDA_CHECK(cudaStreamSynchronize(stream_));
-  }
+  if (queued_) Finish();  // nobody waited: uploads may still be read from pinned memory
   queued_ = true;
   rope_spec_ = nullptr;
   const int generation = step_.generation();
@@ -87,41 +86,47 @@ void CudaBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, 
 }
 
 void CudaBackend::Linear(const LinearWeight& weight, Matrix in, Matrix out) {
-  Multiply(weight, in, /*add=*/false, out);
+  Multiply(weight, in, /*add=*/false, out, DataType::kBFloat16);
 }
 
 void CudaBackend::LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) {
-  Multiply(weight, in, /*add=*/true, out);
+  Multiply(weight, in, /*add=*/true, out, DataType::kBFloat16);
 }
 
-void CudaBackend::Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out) {
+void CudaBackend::LinearToFloat(const LinearWeight& weight, Matrix in, Matrix out) {
+  Multiply(weight, in, /*add=*/false, out, DataType::kFloat32);
+}
+
+void CudaBackend::Multiply(const LinearWeight& weight, Matrix in, bool add, Matrix out,
+                           DataType out_type) {
   if (!Works()) return;
   const auto* w = static_cast<const GpuLinear*>(&weight);
-  graphs_.Do(SignatureOf(Op::kLinear, w, in, out).Add(add), [this, w, in, add, out] {
-    linear_.Run(*w, in, add, out, DataType::kBFloat16, stream_);
-  });
+  graphs_.Do(
+      SignatureOf(Op::kLinear, w, in, out).Add(add).Add(out_type),
+      [this, w, in, add, out, out_type] { linear_.Run(*w, in, add, out, out_type, stream_); });
 }
 
-void CudaBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out) {
-  if (!Works() || in.rows == 0) return;
-  const int64_t n = weight.out_features();
-  // In chunks: all logits of a step can be larger than all other activations together.
-  const int64_t chunk = std::clamp<int64_t>(kFloatChunkBytes / (n * 4), 1, in.rows);
-  void* results = Grown(floats_, chunk * n * 4, "the logits of a step");
-  if (results == nullptr) return;
-  const auto* w = static_cast<const GpuLinear*>(&weight);
-  Signature signature = SignatureOf(Op::kToHost, w, in, {});
-  graphs_.Do(signature.Add(out).Add(results), [this, w, in, n, chunk, results, out] {
-    for (int64_t begin = 0; begin < in.rows; begin += chunk) {
-      const int64_t rows = std::min(chunk, in.rows - begin);
-      Matrix part = in;
-      part.data = static_cast<char*>(in.data) + begin * in.stride * 2;
-      part.rows = rows;
-      linear_.Run(*w, part, /*add=*/false, {results, rows, n, n}, DataType::kFloat32, stream_);
-      CUDA_CHECK(
-          cudaMemcpyAsync(out + begin * n, results, rows * n * 4, cudaMemcpyDeviceToHost, stream_));
-    }
-  });
+void CudaBackend::SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                                  TopLogits* out) {
+  if (!Works() || logits.rows == 0) return;
+  TAUSERVE_CHECK(logits.rows == static_cast<int64_t>(queries.size()), "shapes");
+  const size_t bytes = logits.rows * sizeof(TopLogits);
+  const size_t room = std::max(bytes, kMinTopLogitsRows * sizeof(TopLogits));
+  if (Grown(top_logits_, room, "the largest logits of a step") == nullptr) return;
+  TopLogits* const selected = top_logits_.as<TopLogits>();
+  query_words_.resize(logits.rows * sizeof(TopLogitsQuery) / sizeof(int32_t));
+  for (int64_t r = 0; r < logits.rows; r++) {
+    const TopLogitsQuery query(queries[r]);
+    std::memcpy(query_words_.data() + r * sizeof(query) / sizeof(int32_t), &query, sizeof(query));
+  }
+  const StepState::Values kept = step_.Keep(query_words_);
+  graphs_.Do(SignatureOf(Op::kTopLogits, selected, logits, {}).Add(out).Add(kept.device),
+             [this, kept, logits, bytes, selected, out] {
+               StepState::Send(kept, stream_);
+               SelectTopLogitsOf(logits, reinterpret_cast<const TopLogitsQuery*>(kept.device),
+                                 selected, stream_);
+               CUDA_CHECK(cudaMemcpyAsync(out, selected, bytes, cudaMemcpyDeviceToHost, stream_));
+             });
 }
 
 void CudaBackend::Rope(const RopeSpec& spec, int head_dim, Matrix x) {
@@ -191,12 +196,26 @@ void CudaBackend::Download(Matrix in, float* out) {
   });
 }
 
-absl::Status CudaBackend::Synchronize() {
-  if (Works()) {
-    graphs_.Run(stream_);
-    step_.DownloadStats(stream_);
-    CUDA_CHECK(cudaStreamSynchronize(stream_));
+void CudaBackend::DownloadFloats(Matrix in, float* out) {
+  if (!Works() || in.rows == 0) return;
+  queued_ = true;
+  float_copies_.push_back({in, out});
+}
+
+void CudaBackend::Finish() {
+  graphs_.Run(stream_);
+  for (const auto& [in, out] : float_copies_) {
+    const size_t bytes = in.cols * sizeof(float);
+    CUDA_CHECK(cudaMemcpy2DAsync(out, bytes, in.data, in.stride * sizeof(float), bytes, in.rows,
+                                 cudaMemcpyDeviceToHost, stream_));
   }
+  float_copies_.clear();
+  step_.DownloadStats(stream_);
+  CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+absl::Status CudaBackend::Synchronize() {
+  if (Works()) Finish();
   queued_ = false;
   return status();
 }

@@ -58,8 +58,9 @@ bool StepState::Begin(absl::Span<const SequenceSlice> slices, cudaStream_t strea
   num_rows_ = static_cast<int>(num_rows);
   slices_.clear();
   used_ = 0;
-  // Tokens, and rows to gather twice, are kept later.
-  const size_t kept_bytes = 3 * Aligned(num_rows * sizeof(int32_t));
+  // Tokens, rows to gather twice, and what is wanted of logits, are kept later.
+  const size_t kept_bytes =
+      3 * Aligned(num_rows * sizeof(int32_t)) + Aligned(2 * num_rows * sizeof(int32_t));
   const size_t bytes = Aligned(slices.size() * sizeof(Slice)) + kept_bytes +
                        2 * Aligned(num_rows * sizeof(int32_t)) +
                        2 * Aligned(num_pages * sizeof(int32_t));

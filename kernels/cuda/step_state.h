@@ -27,7 +27,7 @@ class StepState {
 
   // Uploads; the last step's uploads must be done. False where memory was short.
   bool Begin(absl::Span<const SequenceSlice> slices, cudaStream_t stream);
-  // Keeps values for Send; valid until the next Begin. All of a step's together: at most three values a row. Steps with
+  // Keeps values for Send; valid until the next Begin. In a step at most thrice one value a row, and once two. Steps with
   // the same numbers of slices and rows have them in the same places, as long as generation() is the same.
   Values Keep(absl::Span<const int32_t> values);
   static void Send(const Values& values, cudaStream_t stream);

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "server/sampling/logprobs.h"
+#include "server/sampling/choose_token.h"
 
 namespace tauserve {
 
@@ -102,7 +102,8 @@ void Engine::Loop::RunStep() {
   const absl::Time start = absl::Now();
   for (Sequence* s : step.admitted) Started(*by_sequence_.at(s), start);
   PublishLoad();
-  const absl::StatusOr<StepOutput> ran = model_->Run(step_inputs_.Build(step.entries));
+  const StepInput input = step_inputs_.Build(step.entries);
+  const absl::StatusOr<StepOutput> ran = model_->Run(input);
   if (!ran.ok()) return Fail(ran.status());
   const StepOutput& output = *ran;
   const absl::Time now = absl::Now();
@@ -110,7 +111,6 @@ void Engine::Loop::RunStep() {
   CountStep(step, output, now - start);
 
   scheduler_.Commit();
-  const int64_t vocab = model_->info().vocab_size;
   int64_t row = 0;
   for (const Scheduler::Entry& entry : step.entries) {
     ActiveRequest& a = *by_sequence_.at(entry.sequence);
@@ -119,7 +119,7 @@ void Engine::Loop::RunStep() {
                                          entry.sequence->prompt_tokens());
     }
     if (entry.sequence->remaining() > 0) continue;  // more of its prompt is to come
-    Emit(a, output.logits.subspan(row++ * vocab, vocab), now);
+    if (absl::Status s = Emit(a, input, output, row++, now); !s.ok()) return Fail(s);
   }
 }
 
@@ -168,27 +168,36 @@ void Engine::Loop::CountStep(const Scheduler::Step& step, const StepOutput& outp
   metrics_->StepDone(counted);
 }
 
-void Engine::Loop::Emit(ActiveRequest& a, absl::Span<const float> logits, absl::Time now) {
+absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
+                                int64_t logit_row, absl::Time now) {
   const Request& request = *a.request;
+  const int64_t vocab = model_->info().vocab_size;
   SampleInput input;
-  input.logits = logits;
+  if (output.top_logits.empty() || step.queries[logit_row].whole) {
+    input.logits = output.logits.subspan(logit_row * vocab, vocab);
+  } else {
+    input.top = &output.top_logits[logit_row];
+  }
   input.prompt = request.prompt;
   input.output = a.sequence.output();
   if (a.sequence.new_tokens() < request.stopping.min_new_tokens) {
     input.forbidden = a.output.stop_tokens();
   }
-  const absl::StatusOr<int32_t> token = sampler_.Sample(request.sampling, input);
-  if (!token.ok()) {
+  auto chosen = ChooseToken(sampler_, request.sampling, request.output, input);
+  if (chosen.ok() && !*chosen) {
+    const absl::StatusOr<absl::Span<const float>> row = model_->WholeRow(logit_row);
+    if (!row.ok()) return row.status();
+    input.logits = *row;
+    chosen = ChooseToken(sampler_, request.sampling, request.output, input);
+  }
+  if (!chosen.ok()) {
     End(a,
-        absl::InternalError(absl::StrCat("request ", request.id, ": ", token.status().message())),
+        absl::InternalError(absl::StrCat("request ", request.id, ": ", chosen.status().message())),
         std::nullopt);
-    return;
+    return absl::OkStatus();
   }
-  std::optional<TokenLogprob> logprob;
-  if (request.output.top_logprobs) {
-    logprob = LogprobOf(logits, *token, *request.output.top_logprobs);
-  }
-  a.sequence.Append(*token);
+  auto& [token, logprob] = **chosen;
+  a.sequence.Append(token);
   metrics_->GenerationTokens(1);
   if (!a.first_token) {
     a.first_token = now;
@@ -200,9 +209,10 @@ void Engine::Loop::Emit(ActiveRequest& a, absl::Span<const float> logits, absl::
   a.last_token = now;
   Delta delta;
   const std::optional<FinishReason> reason = a.output.Append(
-      *token, a.sequence.new_tokens(), a.sequence.num_tokens(), std::move(logprob), delta);
+      token, a.sequence.new_tokens(), a.sequence.num_tokens(), std::move(logprob), delta);
   request.sink->OnDelta(std::move(delta));
   if (reason) Finish(a, *reason);
+  return absl::OkStatus();
 }
 
 void Engine::Loop::Finish(ActiveRequest& a, FinishReason reason) {

@@ -59,7 +59,9 @@ class Engine::Loop {
   void EndFailed();
   void Started(ActiveRequest& a, absl::Time now);
   void CountStep(const Scheduler::Step& step, const StepOutput& output, absl::Duration duration);
-  void Emit(ActiveRequest& a, absl::Span<const float> logits, absl::Time now);
+  // Chooses the next token from a logit row of the step. An error is the model's.
+  absl::Status Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
+                    int64_t logit_row, absl::Time now);
   void Finish(ActiveRequest& a, FinishReason reason);
   // Frees all that the request holds, then tells its sink.
   void End(ActiveRequest& a, absl::Status status, std::optional<FinishReason> reason);

@@ -1,11 +1,14 @@
 #include "server/engine/step_inputs.h"
 
+#include "server/sampling/logits_query.h"
+
 namespace tauserve {
 
 StepInput StepInputs::Build(const std::vector<Scheduler::Entry>& entries) {
   tokens_.clear();
   slices_.clear();
   logit_rows_.clear();
+  queries_.clear();
   for (const Scheduler::Entry& entry : entries) {
     const Sequence& s = *entry.sequence;
     SequenceSlice slice;
@@ -18,9 +21,10 @@ StepInput StepInputs::Build(const std::vector<Scheduler::Entry>& entries) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     if (entry.num_tokens == s.remaining()) {
       logit_rows_.push_back(static_cast<int32_t>(tokens_.size()) - 1);
+      queries_.push_back(QueryFor(s.request().sampling, s.request().output));
     }
   }
-  return {tokens_, slices_, logit_rows_};
+  return {tokens_, slices_, logit_rows_, queries_};
 }
 
 }  // namespace tauserve

@@ -13,13 +13,15 @@ namespace tauserve {
 // The arrays are kept from step to step.
 class StepInputs {
  public:
-  // Logits are asked for after the last token of every sequence that this step completes; in order of entries.
+  // Logits are asked for after the last token of every sequence that this step completes, as its request's sampling
+  // needs them; in order of entries.
   StepInput Build(const std::vector<Scheduler::Entry>& entries);
 
  private:
   std::vector<int32_t> tokens_;
   std::vector<SequenceSlice> slices_;
   std::vector<int32_t> logit_rows_;
+  std::vector<LogitsQuery> queries_;
 };
 
 }  // namespace tauserve

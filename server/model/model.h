@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/attention.h"
+#include "kernels/top_logits.h"
 
 namespace tauserve {
 
@@ -34,11 +35,17 @@ struct StepInput {
   absl::Span<const int32_t> tokens;
   absl::Span<const SequenceSlice> slices;
   absl::Span<const int32_t> logit_rows;
+  // What is wanted of each logit row; empty: all of them whole.
+  absl::Span<const LogitsQuery> queries;
 };
 
 // Views stay valid until the next Run.
 struct StepOutput {
-  absl::Span<const float> logits;          // [logit_rows, vocab_size]
+  // [logit_rows, vocab_size]; where there are top_logits, only the rows wanted whole hold values.
+  absl::Span<const float> logits;
+  // One for each logit row, those wanted whole undefined; empty where the device gives whole rows whatever is wanted,
+  // because they cost nothing.
+  absl::Span<const TopLogits> top_logits;
   absl::Span<const AttentionStats> stats;  // one for each slice
 };
 
@@ -51,6 +58,9 @@ class LanguageModel {
   // At most the `max_batched_tokens` rows that the model was made for. Called from one thread at a time.
   // An error is the device's: there will be no other step.
   virtual absl::StatusOr<StepOutput> Run(const StepInput& input) = 0;
+  // The whole of one of the last Run's logit rows, [vocab_size]; valid until the next Run. Slow: for rows that were not
+  // wanted whole, where their top_logits turn out not to suffice. Errors as Run's.
+  virtual absl::StatusOr<absl::Span<const float>> WholeRow(int64_t logit_row) = 0;
 };
 
 }  // namespace tauserve

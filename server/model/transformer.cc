@@ -50,8 +50,7 @@ Transformer::Transformer(ModelInfo info, ModelConfig config, ModelWeights weight
   gathered_attended_ = Allocate(max_rows_, queries);
   gate_up_ = Allocate(max_rows_, 2 * int64_t{config_.intermediate_size});
   activated_ = Allocate(max_rows_, config_.intermediate_size);
-  logit_rows_ = std::min<int64_t>(max_rows_, 64);
-  logits_ = backend_->AllocateHost(logit_rows_ * config_.vocab_size * sizeof(float));
+  AllocateLogits(std::min<int64_t>(max_rows_, 64));
 }
 
 absl::Status Transformer::CreateKvCache(int64_t bytes) {
@@ -95,8 +94,11 @@ absl::Status Transformer::WarmUp() {
     const int32_t context = step == 0 ? 0 : prompt + step - 1;
     const SequenceSlice slice{0, rows, context, pages.data()};
     const int32_t last_row = rows - 1;
+    LogitsQuery query;
+    query.whole = step == 0;
+    query.temperature = 1;
     const StepInput input{
-        absl::MakeConstSpan(tokens).subspan(0, rows), {&slice, 1}, {&last_row, 1}};
+        absl::MakeConstSpan(tokens).subspan(0, rows), {&slice, 1}, {&last_row, 1}, {&query, 1}};
     if (const auto output = Run(input); !output.ok()) return output.status();
   }
   return absl::OkStatus();
@@ -139,6 +141,8 @@ absl::StatusOr<StepOutput> Transformer::Run(const StepInput& input) {
   }
   const int64_t logit_rows = input.logit_rows.size();
   TAUSERVE_CHECK(logit_rows <= max_rows_, "more logit rows than max_batched_tokens");
+  TAUSERVE_CHECK(input.queries.empty() || input.queries.size() == input.logit_rows.size(),
+                 "a query for each logit row");
 
   backend_->BeginStep(input.slices);
   Matrix residual = Rows(residual_.all, 0, rows);
@@ -159,11 +163,26 @@ absl::StatusOr<StepOutput> Transformer::Run(const StepInput& input) {
     backend_->LinearAdd(*weights_.layers[layer].attention_output, attended, residual);
     RunMlp(weights_.layers[layer], residual);
   }
-  if (logit_rows > 0) RunOutput(residual);
+  step_logit_rows_ = logit_rows;
+  if (logit_rows > 0) RunOutput(residual, input.queries);
   if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
-  const absl::Span<const float> logits(static_cast<const float*>(logits_->data()),
-                                       logit_rows * config_.vocab_size);
-  return StepOutput{logits, backend_->stats()};
+  StepOutput output;
+  output.logits = absl::MakeConstSpan(HostLogits(0), logit_rows * config_.vocab_size);
+  if (top_logits_ != nullptr) {
+    output.top_logits =
+        absl::MakeConstSpan(static_cast<const TopLogits*>(top_logits_->data()), logit_rows);
+  }
+  output.stats = backend_->stats();
+  return output;
+}
+
+absl::StatusOr<absl::Span<const float>> Transformer::WholeRow(int64_t logit_row) {
+  TAUSERVE_CHECK(logit_row >= 0 && logit_row < step_logit_rows_, "logit row outside the last step");
+  if (backend_->device().own_memory) {
+    backend_->DownloadFloats(Logits(logit_row, logit_row + 1), HostLogits(logit_row));
+    if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
+  }
+  return absl::MakeConstSpan(HostLogits(logit_row), config_.vocab_size);
 }
 
 void Transformer::RunAttention(int layer, Matrix residual, Matrix attended) {
@@ -207,14 +226,43 @@ void Transformer::RunMlp(const LayerWeights& layer, Matrix residual) {
   backend_->LinearAdd(*layer.down, activated, residual);
 }
 
-void Transformer::RunOutput(Matrix hidden) {
-  const Matrix normed = Rows(normed_.all, 0, hidden.rows);
+void Transformer::AllocateLogits(int64_t rows) {
+  const int64_t vocab = config_.vocab_size;
+  device_logits_ = backend_->Allocate(rows * vocab * sizeof(float));
+  logits_ = {device_logits_->data(), rows, vocab, vocab};
+  if (!backend_->device().own_memory) return;
+  host_logits_ = backend_->AllocateHost(rows * vocab * sizeof(float));
+  top_logits_ = backend_->AllocateHost(rows * sizeof(TopLogits));
+  whole_rows_.resize(rows);
+}
+
+Matrix Transformer::Logits(int64_t begin, int64_t end) const {
+  float* first = static_cast<float*>(logits_.data) + begin * logits_.stride;
+  return {first, end - begin, logits_.cols, logits_.stride};
+}
+
+float* Transformer::HostLogits(int64_t row) const {
+  DeviceBuffer& readable = host_logits_ != nullptr ? *host_logits_ : *device_logits_;
+  return static_cast<float*>(readable.data()) + row * config_.vocab_size;
+}
+
+void Transformer::RunOutput(Matrix hidden, absl::Span<const LogitsQuery> queries) {
+  const int64_t rows = hidden.rows;
+  const Matrix normed = Rows(normed_.all, 0, rows);
   backend_->RmsNorm(hidden, *weights_.final_norm, config_.rms_norm_epsilon, normed);
-  if (hidden.rows > logit_rows_) {
-    logit_rows_ = hidden.rows;
-    logits_ = backend_->AllocateHost(logit_rows_ * config_.vocab_size * sizeof(float));
+  if (rows > logits_.rows) AllocateLogits(std::min<int64_t>(max_rows_, 2 * rows));
+  backend_->LinearToFloat(*weights_.output, normed, Logits(0, rows));
+  if (!backend_->device().own_memory) return;
+
+  // In steps without such rows too: then decode steps differ in fewer ways, and there are fewer graphs of them.
+  if (queries.empty()) queries = absl::MakeConstSpan(whole_rows_).subspan(0, rows);
+  backend_->SelectTopLogits(Logits(0, rows), queries, static_cast<TopLogits*>(top_logits_->data()));
+  for (int64_t begin = 0, end; begin < rows; begin = end) {
+    end = begin + 1;
+    if (!queries[begin].whole) continue;
+    while (end < rows && queries[end].whole) ++end;
+    backend_->DownloadFloats(Logits(begin, end), HostLogits(begin));
   }
-  backend_->LinearToHost(*weights_.output, normed, static_cast<float*>(logits_->data()));
 }
 
 }  // namespace tauserve

@@ -36,6 +36,7 @@ class Transformer : public LanguageModel {
   const ModelInfo& info() const override { return info_; }
   int32_t num_pages() const override { return num_pages_; }
   absl::StatusOr<StepOutput> Run(const StepInput& input) override;
+  absl::StatusOr<absl::Span<const float>> WholeRow(int64_t logit_row) override;
 
  private:
   // Activations of up to max_batched_tokens rows.
@@ -51,7 +52,11 @@ class Transformer : public LanguageModel {
 
   void RunAttention(int layer, Matrix residual, Matrix attended);
   void RunMlp(const LayerWeights& layer, Matrix residual);
-  void RunOutput(Matrix hidden);
+  void RunOutput(Matrix hidden, absl::Span<const LogitsQuery> queries);
+  void AllocateLogits(int64_t rows);
+  Matrix Logits(int64_t begin, int64_t end) const;  // rows of logits_
+  // The step's logit row where the host can read it, once it is there.
+  float* HostLogits(int64_t row) const;
 
   ModelInfo info_;
   ModelConfig config_;
@@ -70,10 +75,16 @@ class Transformer : public LanguageModel {
   // The rows whose logits are asked for, after the last layer's attention.
   Activation gathered_residual_;
   Activation gathered_attended_;
-  Activation gate_up_;                    // [rows, 2 * intermediate_size]
-  Activation activated_;                  // [rows, intermediate_size]
-  std::unique_ptr<DeviceBuffer> logits_;  // host memory, [logit_rows_, vocab_size]; grows
-  int64_t logit_rows_;
+  Activation gate_up_;    // [rows, 2 * intermediate_size]
+  Activation activated_;  // [rows, intermediate_size]
+  // Room for the logits of a step; grows.
+  std::unique_ptr<DeviceBuffer> device_logits_;
+  Matrix logits_;  // float32 [logit rows, vocab_size], tightly packed, in device memory
+  // Host memory, where the device has its own.
+  std::unique_ptr<DeviceBuffer> host_logits_;  // [logit rows, vocab_size]
+  std::unique_ptr<DeviceBuffer> top_logits_;   // TopLogits [logit rows]
+  std::vector<LogitsQuery> whole_rows_;        // [logit rows]: what is wanted where nothing is said
+  int64_t step_logit_rows_ = 0;                // of the last step
 };
 
 // Loads the model in `folder`, gives `backend` its weights and its KV cache. `backend` must outlive

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "server/sampling/logits_query.h"
 
 namespace tauserve {
 namespace {
@@ -15,6 +16,20 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kForbidden = -kInfinity;
+// Between a device's sum of weights and this file's, which is a sum of float32 exponentials as well.
+constexpr double kSumTolerance = 2 * kTopLogitsSumError;
+// By how much the smaller of two exponentials may come out as the larger one.
+constexpr double kWeightTolerance = 1e-6;
+
+absl::Status UnusableLogit(int64_t token, float logit) {
+  return absl::InternalError(absl::StrCat("logit of token ", token, " is ", logit));
+}
+absl::Status NoChoice() { return absl::InternalError("no token has a finite logit"); }
+
+float Weight(float score, float best, float temperature) {
+  // The best is taken off before the division: no temperature, however small, makes it infinite.
+  return std::exp((score - best) / temperature);
+}
 
 absl::Status CheckLogits(absl::Span<const float> logits) {
   int unusable = 0;
@@ -22,7 +37,7 @@ absl::Status CheckLogits(absl::Span<const float> logits) {
   if (unusable == 0) return absl::OkStatus();
   const auto bad =
       std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInfinity); });
-  return absl::InternalError(absl::StrCat("logit of token ", bad - logits.begin(), " is ", *bad));
+  return UnusableLogit(bad - logits.begin(), *bad);
 }
 
 // The model's own -infinity stays; what the penalty blows up stays finite, so that the largest is still defined.
@@ -40,23 +55,52 @@ Sampler::Sampler(int32_t vocab_size) : logits_(vocab_size), counts_(vocab_size, 
 
 absl::StatusOr<int32_t> Sampler::Sample(const SamplingParams& params, const SampleInput& input) {
   if (absl::Status status = CheckLogits(input.logits); !status.ok()) return status;
-  Adjust(params, input);
-  const auto best = std::max_element(logits_.begin(), logits_.end());  // the first of equals
-  if (*best == kForbidden) return absl::InternalError("no token has a finite logit");
-  if (params.greedy()) return static_cast<int32_t>(best - logits_.begin());
-  return Draw(params, *best, input.output.size());
-}
-
-void Sampler::Adjust(const SamplingParams& params, const SampleInput& input) {
   std::copy(input.logits.begin(), input.logits.end(), logits_.begin());
-  for (const auto& [token, bias] : params.logit_bias) logits_[token] += bias;
+  Adjust(params, input);
   if (!params.allowed_token_ids.empty()) {
     for (int32_t token : params.allowed_token_ids) counts_[token] = 1;
-    for (size_t t = 0; t < input.logits.size(); t++) {
+    for (size_t t = 0; t < logits_.size(); t++) {
       if (counts_[t] == 0) logits_[t] = kForbidden;
     }
     for (int32_t token : params.allowed_token_ids) counts_[token] = 0;
   }
+  const auto best = std::max_element(logits_.begin(), logits_.end());  // the first of equals
+  if (*best == kForbidden) return NoChoice();
+  if (params.greedy()) return static_cast<int32_t>(best - logits_.begin());
+  choices_.clear();
+  for (size_t t = 0; t < logits_.size(); t++) {
+    if (logits_[t] != kForbidden) choices_.push_back({logits_[t], static_cast<int32_t>(t), 0});
+  }
+  Truncate(params, *best, {kForbidden, 0, 0});
+  return Draw(params.seed, input.output.size());
+}
+
+absl::StatusOr<std::optional<int32_t>> Sampler::SampleTop(const SamplingParams& params,
+                                                          const SampleInput& input) {
+  const TopLogits& top = *input.top;
+  if (top.first_unusable >= 0) return UnusableLogit(top.first_unusable, top.unusable_logit);
+  if (top.max == kForbidden) return NoChoice();
+  if (NeedsWholeRow(params)) return std::nullopt;
+  // Nothing reads the other places' logits, but they are adjusted as well.
+  for (int i = 0; i < top.count; i++) logits_[top.tokens[i]] = top.logits[i];
+  Adjust(params, input);
+  choices_.clear();
+  for (int i = 0; i < top.count; i++) {
+    const float score = logits_[top.tokens[i]];
+    if (score > top.bound) choices_.push_back({score, top.tokens[i], 0});
+  }
+  if (choices_.empty()) {
+    if (top.bound == kForbidden) return NoChoice();
+    return std::nullopt;
+  }
+  const Choice best = *std::min_element(choices_.begin(), choices_.end());  // the first in order
+  if (params.greedy()) return best.token;
+  if (!Truncate(params, best.score, OthersOf(params, input, best.score))) return std::nullopt;
+  return Draw(params.seed, input.output.size());
+}
+
+void Sampler::Adjust(const SamplingParams& params, const SampleInput& input) {
+  for (const auto& [token, bias] : params.logit_bias) logits_[token] += bias;
   ApplyPenalties(params, input);
   for (int32_t token : input.forbidden) logits_[token] = kForbidden;
 }
@@ -82,38 +126,82 @@ void Sampler::ApplyPenalties(const SamplingParams& params, const SampleInput& in
   }
 }
 
-int32_t Sampler::Draw(const SamplingParams& params, float best, uint64_t position) {
-  choices_.clear();
-  for (size_t t = 0; t < logits_.size(); t++) {
-    if (logits_[t] != kForbidden) choices_.push_back({logits_[t], static_cast<int32_t>(t), 0});
+// Bounds of the sum that Sample would find. With a sum, the only logits that are changed are the forbidden ones
+// (NeedsWholeRow).
+Sampler::Others Sampler::OthersOf(const SamplingParams& params, const SampleInput& input,
+                                  float best) {
+  const TopLogits& top = *input.top;
+  Others others{top.bound, 0, std::numeric_limits<double>::infinity()};
+  if (params.top_p == 1 || params.top_k > 0 || best != top.max) return others;
+  double forbidden = 0;
+  for (int i = 0; i < top.count; i++) {
+    if (logits_[top.tokens[i]] != kForbidden) continue;
+    forbidden += Weight(top.logits[i], best, params.temperature);
   }
-  if (params.top_k > 0) KeepTopK(params.top_k);
-  // The best is taken off before the division: no temperature, however small, makes it infinite.
-  for (Choice& c : choices_) c.probability = std::exp((c.score - best) / params.temperature);
-  Normalize();
+  const double unseen = input.forbidden.size() * Weight(top.bound, best, params.temperature);
+  const double error = kSumTolerance * top.sum;
+  others.least_sum = top.sum - forbidden - unseen - error;
+  others.most_sum = top.sum - forbidden + error;
+  return others;
+}
+
+bool Sampler::Truncate(const SamplingParams& params, float best, const Others& others) {
+  bool alone = others.bound == kForbidden;
+  if (params.top_k > 0) {
+    alone |= choices_.size() >= static_cast<size_t>(params.top_k);
+    if (!alone) return false;
+    KeepTopK(params.top_k);
+  }
+  for (Choice& c : choices_) c.weight = Weight(c.score, best, params.temperature);
+  if (!alone) return TruncateBesideOthers(params, best, others);
   if (params.typical_p < 1) KeepTypical(params.typical_p);
   if (params.top_p < 1) KeepTopP(params.top_p);
   if (params.min_p > 0) KeepMinP(params.min_p);
+  return true;
+}
 
-  double total = 0;
-  for (const Choice& c : choices_) total += c.probability;
-  const double target = UniformAt(params.seed, position) * total;
+// Either truncation keeps the first tokens of the ranking, so their order makes no difference, and it is enough if one
+// of them certainly ends within the choices and the other one certainly ends at a known place or later.
+bool Sampler::TruncateBesideOthers(const SamplingParams& params, float best, const Others& others) {
+  const float heaviest = Weight(others.bound, best, params.temperature);
+  bool alone = false;
+  if (params.min_p > 0 && heaviest < params.min_p * (1 - kWeightTolerance)) {
+    KeepMinP(params.min_p);
+    alone = true;
+  }
+  if (params.top_p < 1) {
+    const double least = params.top_p * others.least_sum, most = params.top_p * others.most_sum;
+    ranked_ = choices_;
+    const Cut cut = CutAt((least + most) / 2);
+    const double until = cut.before + cut.last.weight;
+    if (cut.before < least && until >= most) {
+      KeepUpTo(cut.last);
+      alone = true;
+    } else if (until >= least) {
+      return false;
+    }
+  }
+  return alone;
+}
+
+int32_t Sampler::Draw(uint64_t seed, uint64_t position) {
+  const double target = UniformAt(seed, position) * SumOfWeights();
   double sum = 0;
   int32_t token = -1;
   for (const Choice& c : choices_) {
-    if (c.probability == 0) continue;
+    if (c.weight == 0) continue;
     token = c.token;
-    sum += c.probability;
+    sum += c.weight;
     if (target < sum) break;
   }
   TAUSERVE_CHECK(token >= 0, "every truncation keeps a token of positive probability");
   return token;
 }
 
-void Sampler::Normalize() {
+double Sampler::SumOfWeights() const {
   double sum = 0;
-  for (const Choice& c : choices_) sum += c.probability;
-  for (Choice& c : choices_) c.probability = static_cast<float>(c.probability / sum);
+  for (const Choice& c : choices_) sum += c.weight;
+  return sum;
 }
 
 void Sampler::KeepTopK(size_t k) {
@@ -131,55 +219,58 @@ void Sampler::KeepTopK(size_t k) {
 
 // The tokens whose surprise is nearest to the distribution's entropy, up to `mass` (Meister et al. 2022).
 void Sampler::KeepTypical(float mass) {
+  const double sum = SumOfWeights();
+  for (Choice& c : choices_) c.weight = static_cast<float>(c.weight / sum);
   double entropy = 0;
   for (const Choice& c : choices_) {
-    if (c.probability > 0) entropy -= c.probability * std::log(c.probability);
+    if (c.weight > 0) entropy -= c.weight * std::log(c.weight);
   }
   for (Choice& c : choices_) {
-    const float surprise = -std::log(c.probability);  // infinite for a probability of zero
+    const float surprise = -std::log(c.weight);  // infinite for a probability of zero
     c.score = -std::fabs(surprise - static_cast<float>(entropy));
   }
   ranked_ = choices_;
-  KeepUpTo(LastWithin(mass));
-  Normalize();
+  KeepUpTo(CutAt(mass).last);
   for (Choice& c : choices_) c.score = logits_[c.token];
 }
 
 // The most probable tokens up to `mass`.
 void Sampler::KeepTopP(float mass) {
+  const double sum = SumOfWeights();
   // Those below (1 - mass) / n hold less than 1 - mass together: the others reach `mass` without them. Half of it, so
   // that rounding never leaves nothing.
-  const float least = (1 - mass) / 2 / choices_.size();
+  const double least = (1 - mass) / 2 / choices_.size() * sum;
   ranked_.clear();
   std::copy_if(choices_.begin(), choices_.end(), std::back_inserter(ranked_),
-               [&](const Choice& c) { return c.probability >= least; });
-  KeepUpTo(LastWithin(mass));
+               [&](const Choice& c) { return c.weight >= least; });
+  KeepUpTo(CutAt(mass * sum).last);
 }
 
 void Sampler::KeepMinP(float fraction) {
   float top = 0;
-  for (const Choice& c : choices_) top = std::max(top, c.probability);
-  std::erase_if(choices_, [&](const Choice& c) { return c.probability < fraction * top; });
+  for (const Choice& c : choices_) top = std::max(top, c.weight);
+  std::erase_if(choices_, [&](const Choice& c) { return c.weight < fraction * top; });
 }
 
-// The one of ranked_, in order, with which the sum of probabilities reaches `mass`; the last one, if it never does.
-// Halves the range in which it must be, so the work is linear however many are kept.
-Sampler::Choice Sampler::LastWithin(float mass) {
+// The one of ranked_, in order, with which the sum of weights reaches `mass`; the last one, if it never does. Halves the
+// range in which it must be, so the work is linear however many are kept; first it looks at an eighth, since mostly few
+// have the mass.
+Sampler::Cut Sampler::CutAt(double mass) {
   size_t begin = 0, end = ranked_.size();
-  double before = 0;  // probability of [0, begin)
-  while (end - begin > 1) {
-    const size_t middle = begin + (end - begin) / 2;
+  double before = 0;  // of [0, begin)
+  for (size_t part = 8; end - begin > 1; part = 2) {
+    const size_t middle = begin + std::max<size_t>(1, (end - begin) / part);
     std::nth_element(ranked_.begin() + begin, ranked_.begin() + middle, ranked_.begin() + end);
-    double half = 0;
-    for (size_t i = begin; i < middle; i++) half += ranked_[i].probability;
-    if (before + half >= mass) {
+    double next = 0;
+    for (size_t i = begin; i < middle; i++) next += ranked_[i].weight;
+    if (before + next >= mass) {
       end = middle;
     } else {
-      before += half;
+      before += next;
       begin = middle;
     }
   }
-  return ranked_[begin];
+  return {ranked_[begin], before};
 }
 
 void Sampler::KeepUpTo(const Choice& last) {

@@ -1,23 +1,26 @@
-// Chooses the next token from a row of logits. Everything random comes from (seed, position) alone, so a request gets
-// the same tokens whatever runs beside it. One sampler serves all requests of one thread.
+// Chooses the next token from a row of logits, or from the largest of them where these decide. Everything random comes
+// from (seed, position) alone, so a request gets the same tokens whatever runs beside it, and the same from either. One
+// sampler serves all requests of one thread.
 #ifndef TAUSERVE_SERVER_SAMPLING_SAMPLER_H_
 #define TAUSERVE_SERVER_SAMPLING_SAMPLER_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/top_logits.h"
 #include "server/request/request.h"
 
 namespace tauserve {
 
 struct SampleInput {
-  absl::Span<const float> logits;
+  absl::Span<const float> logits;  // the whole row, or
+  const TopLogits* top = nullptr;  // what the device found, asked by QueryFor
   absl::Span<const int32_t> prompt;
-  absl::Span<const int32_t> output;  // so far; its length is the position of the random number
-  absl::Span<const int32_t>
-      forbidden;  // tokens that may not come now (stops before min_new_tokens)
+  absl::Span<const int32_t> output;     // so far; its length is the position of the random number
+  absl::Span<const int32_t> forbidden;  // may not come now (stops before min_new_tokens)
 };
 
 class Sampler {
@@ -27,27 +30,47 @@ class Sampler {
   // Meanings and order of the parameters: proto/tauserve/inference/v1/inference.proto. Ties go to the lowest id.
   // Internal if a logit is NaN or +infinity, or if no finite choice is left.
   absl::StatusOr<int32_t> Sample(const SamplingParams& params, const SampleInput& input);
+  // The same from input.top: the token that Sample would choose from the whole row, or nullopt where it depends on
+  // logits that are not there. Errors are Sample's as well.
+  absl::StatusOr<std::optional<int32_t>> SampleTop(const SamplingParams& params,
+                                                   const SampleInput& input);
 
  private:
   struct Choice {
     float score;  // what a truncation orders by: the highest is kept longest
     int32_t token;
-    float probability;
+    float weight;  // the probability times the same for all
     // The order of truncations: ties go to the lowest id.
     bool operator<(const Choice& other) const {
       return score > other.score || (score == other.score && token < other.token);
     }
   };
 
+  // What is known of tokens that are not among the choices.
+  struct Others {
+    float bound;  // none has a larger score; -infinity: none can be drawn
+    // Bounds of the sum of all tokens' weights, the choices' included and the best one's being 1.
+    double least_sum, most_sum;
+  };
+  // Where a ranking's sum of weights reaches a mass.
+  struct Cut {
+    Choice last;
+    double before;  // sum of the weights before it
+  };
+
   void Adjust(const SamplingParams& params, const SampleInput& input);
   void ApplyPenalties(const SamplingParams& params, const SampleInput& input);
-  int32_t Draw(const SamplingParams& params, float best, uint64_t position);
-  void Normalize();
+  Others OthersOf(const SamplingParams& params, const SampleInput& input, float best);
+  // Drops from choices_ what the truncations drop, and weighs the rest. False where it depends on other tokens.
+  bool Truncate(const SamplingParams& params, float best, const Others& others);
+  bool TruncateBesideOthers(const SamplingParams& params, float best, const Others& others);
+  int32_t Draw(uint64_t seed, uint64_t position);
+  double SumOfWeights() const;
   void KeepTopK(size_t k);
   void KeepTypical(float mass);
   void KeepTopP(float mass);
   void KeepMinP(float fraction);
-  Choice LastWithin(float mass);
+  Cut CutAt(double mass);
   void KeepUpTo(const Choice& last);
 
   std::vector<float> logits_;

@@ -52,8 +52,12 @@ class ForwardingBackend : public Backend {
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override {
     backend_->LinearAdd(weight, in, out);
   }
-  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override {
-    backend_->LinearToHost(weight, in, out);
+  void LinearToFloat(const LinearWeight& weight, Matrix in, Matrix out) override {
+    backend_->LinearToFloat(weight, in, out);
+  }
+  void SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                       TopLogits* out) override {
+    backend_->SelectTopLogits(logits, queries, out);
   }
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override {
     backend_->Rope(spec, head_dim, x);
@@ -75,6 +79,7 @@ class ForwardingBackend : public Backend {
     backend_->GatherRows(in, rows, out);
   }
   void Download(Matrix in, float* out) override { backend_->Download(in, out); }
+  void DownloadFloats(Matrix in, float* out) override { backend_->DownloadFloats(in, out); }
   absl::Status Synchronize() override { return backend_->Synchronize(); }
   absl::Span<const AttentionStats> stats() const override { return backend_->stats(); }
 

@@ -29,6 +29,8 @@ ABSL_FLAG(int, chunk, 2048, "most tokens of a prefill step");
 ABSL_FLAG(int, decode_steps, 32, "decode steps; the median is reported");
 ABSL_FLAG(bool, profile, false, "what linear layers, attention and the rest of prefill take");
 ABSL_FLAG(int, profile_runs, 5, "prefills of --profile");
+ABSL_FLAG(bool, whole_logits, false,
+          "decode steps give whole rows of logits, not only the largest that greedy requests need");
 ABSL_FLAG(std::string, prompts, "",
           "take the tokens from this file of prompts, JSON lines with \"prompt\"; else random");
 
@@ -130,6 +132,8 @@ nlohmann::ordered_json RunShape(Bench& bench, int context, int batch) {
   }
   std::vector<int32_t> rows;
   for (int row = 0; row < batch; row++) rows.push_back(row);
+  std::vector<LogitsQuery> queries(batch);
+  for (LogitsQuery& query : queries) query.whole = absl::GetFlag(FLAGS_whole_logits);
   std::vector<double> steps;
   for (int step = 0; step < absl::GetFlag(FLAGS_decode_steps); step++) {
     std::vector<SequenceRunner::Piece> pieces;
@@ -137,7 +141,7 @@ nlohmann::ordered_json RunShape(Bench& bench, int context, int batch) {
       pieces.push_back({sequence, {bench.source->Random()}});
     }
     const auto start = Clock::now();
-    const StepOutput output = runner.Step(pieces, rows);
+    const StepOutput output = runner.Step(pieces, rows, queries);
     steps.push_back(1e6 * Seconds(start));
     for (const AttentionStats& s : output.stats) decode_stats.Add(s);
   }

@@ -13,19 +13,21 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "recall-9m"
-KERNEL_TESTS = ["elementwise_test", "linear_test", "attention_test", "attention_adversarial_test", "gpu_fault_test"]
+KERNEL_TESTS = ["elementwise_test", "linear_test", "top_logits_test", "attention_test", "attention_adversarial_test",
+                "gpu_fault_test"]
 # Small shapes of every kind: instrumented kernels are many times slower.
 SANITIZED = {
     "elementwise_test": "*",
     "linear_test": "*",
+    "top_logits_test": "*EveryStep*:*DoNotDepend*",
     "attention_test": "*OddLengthsAndPageEdges*:*ManyRaggedSequences*:*HeadsOfDifferentAlpha*:*DistanceBound*",
     "model_embedded_model_test": "*BFloat16*",
 }
 TOOLS = {
     "memcheck": list(SANITIZED),
-    "racecheck": ["elementwise_test", "attention_test"],
+    "racecheck": ["elementwise_test", "top_logits_test", "attention_test"],
     "initcheck": ["elementwise_test", "attention_test"],
-    "synccheck": ["elementwise_test", "attention_test"],
+    "synccheck": ["elementwise_test", "top_logits_test", "attention_test"],
 }
 STEP_SHAPES = ["16", "1", "512", "1", "4096", "1", "16384", "1", "4096", "16"]
 

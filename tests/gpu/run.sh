@@ -17,5 +17,5 @@ done
 cmake --preset release -DTAUSERVE_CUDA=ON
 cmake --build --preset release --target \
   tauserve tauserve-cli attention_test attention_adversarial_test linear_test elementwise_test \
-  gpu_fault_test model_embedded_model_test model_logits step_bench
+  top_logits_test gpu_fault_test model_embedded_model_test model_logits step_bench
 exec python3 tests/gpu/run.py --bin build/release/bin "$@"

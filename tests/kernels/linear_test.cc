@@ -41,6 +41,7 @@ void CheckLinear(DataType compute_type, const Shape& s, bool bias, bool add) {
   const TestMatrix in(**backend, s.rows, s.in, x);
   TestMatrix out(**backend, s.rows, s.out, s.out + 5, (*backend)->activation_type());
   out.Fill(0.5f);
+  const TestMatrix floats(**backend, s.rows, s.out, s.out + 3, DataType::kFloat32);
   const auto host = (*backend)->AllocateHost(s.rows * s.out * sizeof(float));
   float* const y = static_cast<float*>(host->data());
   if (add) {
@@ -48,7 +49,8 @@ void CheckLinear(DataType compute_type, const Shape& s, bool bias, bool add) {
   } else {
     (*backend)->Linear(*linear, in.matrix(), out.matrix());
   }
-  (*backend)->LinearToHost(*linear, in.matrix(), y);
+  (*backend)->LinearToFloat(*linear, in.matrix(), floats.matrix());
+  (*backend)->DownloadFloats(floats.matrix(), y);
   const absl::Status status = (*backend)->Synchronize();
   ASSERT_TRUE(status.ok()) << status;
   const double rounding = (*backend)->activation_type() == DataType::kFloat32 ? 0 : 0x1p-8;

@@ -1,9 +1,12 @@
 #include "tests/server/engine/fake_model.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "kernels/check.h"
+#include "tests/server/sampling/few_logits.h"
 
 namespace tauserve {
 
@@ -54,7 +57,27 @@ absl::StatusOr<StepOutput> FakeModel::Run(const StepInput& input) {
     if (on_logits) on_logits(slot(position), position, row);
   }
   TAUSERVE_CHECK(logit == input.logit_rows.size(), "logits of a row that ends no slice");
-  return StepOutput{logits_, stats_};
+  StepOutput output{logits_, {}, stats_};
+  if (top_logits == 0) return output;
+  device_logits_ = logits_;
+  selected_.resize(logit);
+  for (size_t r = 0; r < logit; r++) {
+    const absl::Span<float> row = absl::MakeSpan(logits_).subspan(r * kFakeVocab, kFakeVocab);
+    if (input.queries[r].whole) {
+      whole_rows++;
+    } else {
+      FindFewLogits(row, input.queries[r], top_logits, &selected_[r]);
+      std::fill(row.begin(), row.end(), std::nanf(""));
+    }
+  }
+  output.top_logits = selected_;
+  return output;
+}
+
+absl::StatusOr<absl::Span<const float>> FakeModel::WholeRow(int64_t logit_row) {
+  fetched_rows++;
+  if (!fetch_failure.ok()) return fetch_failure;
+  return absl::MakeConstSpan(device_logits_).subspan(logit_row * kFakeVocab, kFakeVocab);
 }
 
 void FakeModel::FailWith(absl::Status status) {

@@ -31,6 +31,7 @@ class FakeModel : public LanguageModel {
   int32_t num_pages() const override { return num_pages_; }
   // Checks that each page is written by one sequence at a time and that every token reads back the tokens before it.
   absl::StatusOr<StepOutput> Run(const StepInput& input) override;
+  absl::StatusOr<absl::Span<const float>> WholeRow(int64_t logit_row) override;
 
   // Every Run from now on gives this error, if it is one.
   void FailWith(absl::Status status);
@@ -39,6 +40,12 @@ class FakeModel : public LanguageModel {
   void WaitUntilHeld();
   void Release();
 
+  // Where above 0: the model gives, as on a device with its own memory, so many of the largest logits of rows that are
+  // not wanted whole, and of these rows nothing else. Set before the first request, as is what fetching rows gives.
+  int top_logits = 0;
+  absl::Status fetch_failure;
+  // Logit rows wanted whole, and rows fetched by WholeRow. Read them when the engine has nothing to do.
+  int whole_rows = 0, fetched_rows = 0;
   // Replaces the logits of a row: (last token, position, logits).
   std::function<void(int32_t, int32_t, absl::Span<float>)> on_logits;
 
@@ -47,6 +54,8 @@ class FakeModel : public LanguageModel {
   const int32_t num_pages_;
   std::vector<int32_t> cache_;  // [pages * kPageTokens]: the token in each slot
   std::vector<float> logits_;
+  std::vector<float> device_logits_;
+  std::vector<TopLogits> selected_;
   std::vector<AttentionStats> stats_;
 
   std::mutex mutex_;

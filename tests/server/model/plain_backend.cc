@@ -146,9 +146,12 @@ void PlainBackend::RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon,
   }
 }
 
-void PlainBackend::LinearToHost(const LinearWeight& weight, Matrix in, float* out) {
-  const int64_t n = weight.out_features();
-  Linear(weight, in, {out, in.rows, n, n});
+void PlainBackend::SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                                   TopLogits* out) {
+  for (int64_t r = 0; r < logits.rows; ++r) {
+    if (!queries[r].whole)
+      FindTopLogits({Row(logits, r), size_t(logits.cols)}, queries[r], &out[r]);
+  }
 }
 
 void PlainBackend::Linear(const LinearWeight& weight, Matrix in, Matrix out) {

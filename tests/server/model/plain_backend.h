@@ -33,7 +33,11 @@ class PlainBackend : public Backend {
   void RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) override;
   void Linear(const LinearWeight& weight, Matrix in, Matrix out) override;
   void LinearAdd(const LinearWeight& weight, Matrix in, Matrix out) override;
-  void LinearToHost(const LinearWeight& weight, Matrix in, float* out) override;
+  void LinearToFloat(const LinearWeight& weight, Matrix in, Matrix out) override {
+    Linear(weight, in, out);
+  }
+  void SelectTopLogits(Matrix logits, absl::Span<const LogitsQuery> queries,
+                       TopLogits* out) override;
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override;
   void GatedActivation(Activation act, Matrix gate_up, Matrix out) override;
   void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) override;
@@ -42,6 +46,7 @@ class PlainBackend : public Backend {
                  Matrix out) override;
   void GatherRows(Matrix in, absl::Span<const int32_t> rows, Matrix out) override;
   void Download(Matrix in, float* out) override;
+  void DownloadFloats(Matrix in, float* out) override { Download(in, out); }
   absl::Status Synchronize() override { return absl::OkStatus(); }
   absl::Span<const AttentionStats> stats() const override { return stats_; }
 

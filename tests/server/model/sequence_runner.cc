@@ -13,7 +13,8 @@ SequenceRunner::SequenceRunner(LanguageModel* model, uint64_t seed) : model_(mod
 }
 
 StepOutput SequenceRunner::Step(const std::vector<Piece>& pieces,
-                                const std::vector<int32_t>& logit_rows) {
+                                const std::vector<int32_t>& logit_rows,
+                                const std::vector<LogitsQuery>& queries) {
   std::vector<int32_t> tokens;
   std::vector<SequenceSlice> slices;
   for (const Piece& piece : pieces) {
@@ -32,7 +33,7 @@ StepOutput SequenceRunner::Step(const std::vector<Piece>& pieces,
     tokens.insert(tokens.end(), piece.tokens.begin(), piece.tokens.end());
     slices.push_back(slice);
   }
-  absl::StatusOr<StepOutput> output = model_->Run({tokens, slices, logit_rows});
+  absl::StatusOr<StepOutput> output = model_->Run({tokens, slices, logit_rows, queries});
   TAUSERVE_CHECK(output.ok(), std::string(output.status().message()).c_str());
   return *output;
 }

@@ -21,8 +21,9 @@ class SequenceRunner {
   SequenceRunner(LanguageModel* model, uint64_t seed);
 
   // One step with the pieces' tokens behind what their sequences had. Logits [logit_rows,
-  // vocab_size]; valid until the next step.
-  StepOutput Step(const std::vector<Piece>& pieces, const std::vector<int32_t>& logit_rows);
+  // vocab_size], or what `queries` ask for; valid until the next step.
+  StepOutput Step(const std::vector<Piece>& pieces, const std::vector<int32_t>& logit_rows,
+                  const std::vector<LogitsQuery>& queries = {});
   // A new sequence of `prompt` in steps of at most `chunk` tokens, then `count` greedy tokens.
   // `first_logits`, if not null, gets the logits behind the prompt. Its pages are free again
   // afterwards.

@@ -226,6 +226,10 @@ class DeviceBackend : public PlainBackend {
     device_.own_memory = true;
   }
   const DeviceInfo& device() const override { return device_; }
+  void DownloadFloats(Matrix in, float* out) override {
+    downloaded_rows_ += in.rows;
+    PlainBackend::DownloadFloats(in, out);
+  }
   int64_t AvailableMemory() const override { return 1 << 20; }
   void BeginStep(absl::Span<const SequenceSlice> slices) override {
     rows_.push_back(slices[0].num_tokens);
@@ -235,8 +239,60 @@ class DeviceBackend : public PlainBackend {
 
   DeviceInfo device_;
   std::vector<int> rows_;
+  int64_t downloaded_rows_ = 0;
   absl::Status failure_;
 };
+
+TEST(TransformerTest, ADeviceGivesOfLogitsWhatIsAskedFor) {
+  constexpr int kVocab = 1500;  // more than kMaxTopLogits
+  ModelFolder folder(kVocab);
+  folder.Write();
+  PlainBackend plain;
+  DeviceBackend device;
+  const auto expected = LoadModel(folder.path(), &plain, Options());
+  const auto model = LoadModel(folder.path(), &device, Options());
+  ASSERT_TRUE(expected.ok() && model.ok()) << expected.status() << model.status();
+  SequenceRunner expected_runner(expected->get(), 1), runner(model->get(), 1);
+  const std::vector<int32_t> tokens = Tokens(100, kVocab);
+  std::vector<int32_t> rows;
+  std::vector<LogitsQuery> queries(100);
+  int64_t whole = 0;
+  for (int row = 0; row < 100; ++row) {  // more than there is room for at first
+    rows.push_back(99 - row);
+    queries[row].whole = row % 5 < 2;
+    queries[row].temperature = 0.7f;
+    queries[row].unit_sum = true;
+    whole += queries[row].whole;
+  }
+  const StepOutput plain_output = expected_runner.Step({{0, tokens}}, rows, queries);
+  const std::vector<float> all = Copy(plain_output);  // costs nothing there, so it gives all
+  EXPECT_TRUE(plain_output.top_logits.empty());
+  device.downloaded_rows_ = 0;
+  const StepOutput output = runner.Step({{0, tokens}}, rows, queries);
+  EXPECT_EQ(device.downloaded_rows_, whole);
+  ASSERT_EQ(output.top_logits.size(), 100);
+  for (int row = 0; row < 100; ++row) {
+    const absl::Span<const float> logits = absl::MakeConstSpan(all).subspan(row * kVocab, kVocab);
+    if (queries[row].whole) {
+      EXPECT_EQ(output.logits.subspan(row * kVocab, kVocab), logits);
+      continue;
+    }
+    TopLogits top;
+    FindTopLogits(logits, queries[row], &top);
+    const TopLogits& got = output.top_logits[row];
+    ASSERT_EQ(got.count, top.count);
+    EXPECT_TRUE(std::equal(top.tokens, top.tokens + top.count, got.tokens));
+    EXPECT_EQ(got.sum, top.sum);
+    const absl::StatusOr<absl::Span<const float>> fetched = (*model)->WholeRow(row);
+    ASSERT_TRUE(fetched.ok()) << fetched.status();
+    EXPECT_EQ(*fetched, logits);
+    EXPECT_EQ(*(*expected)->WholeRow(row), logits);
+  }
+  // Whole rows where nothing is said, and the device's error where it fails.
+  EXPECT_EQ(Copy(runner.Step({{0, {5}}}, {0})), Copy(expected_runner.Step({{0, {5}}}, {0})));
+  device.failure_ = absl::InternalError("cuda: it is broken");
+  EXPECT_EQ((*model)->WholeRow(0).status(), device.failure_);
+}
 
 TEST(LoadModelTest, ADeviceIsWarmWhenTheModelIsLoaded) {
   ModelFolder folder;
