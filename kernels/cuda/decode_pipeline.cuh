@@ -42,6 +42,13 @@ __device__ __forceinline__ void WaitBarrier(uint64_t* barrier, int parity) {
   }
 }
 
+// Orders a thread's writes to shared memory before bulk copies to the same place that are started behind a barrier.
+__device__ __forceinline__ void FenceBeforeCopies() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // Asks for memory to be brought to the L2 cache; `bytes` is a multiple of 16. By a whole warp.
 __device__ __forceinline__ void Prefetch(const void* from, int bytes) {
   const int lane = threadIdx.x & 31;
@@ -141,6 +148,13 @@ class TileStream {
     batch_ = 0;
     sub_tile_ = Shape::kPerPage;
     LoadBatch();
+  }
+
+  // No more copies.
+  __device__ __forceinline__ void Stop() {
+    next_ = num_pages_;
+    batch_ = 0;
+    sub_tile_ = Shape::kPerPage;
   }
 
   // Starts copies while there are tiles and free stages. `keep(page, page_id)` tells whether a page has to be read.

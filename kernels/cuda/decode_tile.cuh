@@ -159,11 +159,14 @@ template <int kHeadDim>
 __device__ __forceinline__ void DotBf16(const uint4 (&low)[kHeadDim / 32],
                                         const uint4 (&high)[kHeadDim / 32],
                                         const Bf16Queries<kHeadDim>& q, float (&c)[4]) {
+  float d[4] = {0, 0, 0, 0};  // two chains of dependent products, half as long
 #pragma unroll
   for (int i = 0; i < kHeadDim / 32; i++) {
     MmaBf16(c, low[i].x, high[i].x, low[i].y, high[i].y, q.b[4 * i], q.b[4 * i + 1]);
-    MmaBf16(c, low[i].z, high[i].z, low[i].w, high[i].w, q.b[4 * i + 2], q.b[4 * i + 3]);
+    MmaBf16(d, low[i].z, high[i].z, low[i].w, high[i].w, q.b[4 * i + 2], q.b[4 * i + 3]);
   }
+#pragma unroll
+  for (int i = 0; i < 4; i++) c[i] += d[i];
 }
 
 // q = step (high + low / 254) + rest, high and low in bytes: to 16 bits, so that the keys' residuals alone count in
