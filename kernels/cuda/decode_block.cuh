@@ -33,7 +33,7 @@ struct BlockShared {
   int keys_scored[kWarps];
   float2 exchange[kWarps][kDecodeColumns];  // maxima and floors
   float4 sums[2][kWarps * kDecodeColumns];      // of candidates above a floor
-  int used[kDecodeColumns];                 // of the slot's room
+  alignas(16) int kept[kDecodeColumns][kWarps];  // candidates of the piece
   float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
   float2 softmax[kWarps][kDecodeColumns];    // maximum, sum
   uint64_t row_barrier[kWarps][kRowSlots];   // of a RowStream

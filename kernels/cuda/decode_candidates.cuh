@@ -22,21 +22,14 @@ struct alignas(16) Candidate {
   float bias;      // part of the score
 };
 
-// What one warp found for one column: a range of the slot's candidates of the column.
-struct alignas(8) WarpPart {
-  uint16_t first;
-  uint16_t count;
-  float floor;  // infinity: outgrew a list
-};
-
 // What a piece hands to the merge: of an entmax group its candidates, of a softmax group its partial sums.
 struct Slot {
-  WarpPart parts[kDecodeColumns][kWarps];
-  float max[kDecodeColumns];  // of a softmax group, as the next
-  float sum[kDecodeColumns];
+  int count[kDecodeColumns];    // -1: outgrew a list
+  float floor[kDecodeColumns];  // of a softmax group, the maximum
+  float sum[kDecodeColumns];    // of a softmax group
   int pages_read;
   int keys_scored;
-  int unused[14];
+  int unused[6];
   Candidate entries[kSlotEntries];
 };
 

@@ -56,13 +56,15 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
   const int warp = threadIdx.x >> 5;
   WarpStages stages{Stages() + warp * p.num_stages * Shape::kBytes, shared.barrier[warp],
                     shared.label[warp], p.num_stages};
-  if (threadIdx.x == 0) shared.left = 0;
-  if ((threadIdx.x & 31) == 0) {
-#pragma unroll 1
-    for (int s = 0; s < p.num_stages; s++) InitBarrier(&shared.barrier[warp][s]);
+  const int lane = threadIdx.x & 31;
+  static_assert(kMaxStages + kRowSlots < 32);
+  if (lane < kMaxStages) {
+    InitBarrier(&shared.barrier[warp][lane]);
+  } else if (lane < kMaxStages + kRowSlots) {
+    InitBarrier(&shared.row_barrier[warp][lane - kMaxStages]);
+  } else if (lane == 31) {
     shared.row_parity[warp] = 0;
-#pragma unroll 1
-    for (int s = 0; s < kRowSlots; s++) InitBarrier(&shared.row_barrier[warp][s]);
+    shared.left = 0;
   }
   constexpr int kWords = sizeof(DecodePiece) / sizeof(int);
   static_assert(kWords <= 32);
@@ -71,7 +73,6 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
         threadIdx.x < kWords ? reinterpret_cast<const int*>(p.pieces + at)[threadIdx.x] : 0;
     __syncthreads();  // the merge before is done with shared memory
     if (threadIdx.x < kWords) reinterpret_cast<int*>(&shared.piece)[threadIdx.x] = word;
-    if (threadIdx.x < kDecodeColumns) shared.used[threadIdx.x] = 0;
     FenceBeforeCopies();
     __syncthreads();
     const DecodePiece& piece = shared.piece;

@@ -21,22 +21,13 @@ __device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int colum
 #pragma unroll 1
   for (int piece = 0; piece < pieces; piece += 32) {
     const Slot* from = slots + piece;
-    uint4 parts[kWarps / 2];  // two warps' each
     int own = 0;
-#pragma unroll
-    for (int i = 0; i < kWarps / 2; i++) {
-      parts[i] = make_uint4(0, __float_as_uint(-kInfinity), 0, __float_as_uint(-kInfinity));
-      if (piece + lane < pieces) {
-        parts[i] = __ldcg(reinterpret_cast<const uint4*>(from[lane].parts[column]) + i);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kWarps / 2; i++) {
-      own += (parts[i].x >> 16) + (parts[i].z >> 16);
-      floor = fmaxf(floor, fmaxf(__uint_as_float(parts[i].y), __uint_as_float(parts[i].w)));
+    if (piece + lane < pieces) {
+      own = __ldcg(&from[lane].count[column]);
+      floor = fmaxf(floor, __ldcg(&from[lane].floor[column]));
     }
     floor = Warp::Max(floor);
-    if (floor == kInfinity) return false;
+    if (__any_sync(kFullWarp, own < 0)) return false;
     int end = own;
 #pragma unroll
     for (int o = 1; o < 32; o <<= 1) {
@@ -45,13 +36,8 @@ __device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int colum
     }
     const int total = __shfl_sync(kFullWarp, end, 31);
     uint16_t* ref = refs + (end - own);
-#pragma unroll
-    for (int i = 0; i < kWarps; i++) {
-      const uint32_t part = i % 2 ? parts[i / 2].z : parts[i / 2].x;
-      int at = (lane << room_bits) + (part & 0xffff);
 #pragma unroll 1
-      for (int k = part >> 16; k > 0; k--) *ref++ = static_cast<uint16_t>(at++);
-    }
+    for (int k = 0; k < own; k++) ref[k] = static_cast<uint16_t>((lane << room_bits) + k);
     __syncwarp();
     const char* entries = reinterpret_cast<const char*>(from->entries + (column << room_bits));
 #pragma unroll 1
@@ -205,7 +191,7 @@ __device__ __noinline__ void CountSearch(const Params& p, const DecodeGroup& gro
 // where it is `idle` otherwise it stays to see the launch decided, which saves the block that wait at its end.
 __device__ __forceinline__ void Decide(const Params& p, const DecodePiece& piece,
                                        BlockShared& shared, bool wide, bool idle) {
-  constexpr int kPatience = 4;
+  constexpr int kPatience = 2;
   unsigned long long* counter = reinterpret_cast<unsigned long long*>(&p.header->progress);
   const int searches = p.header->num_search_groups;
   uint64_t step = 1;
@@ -224,6 +210,24 @@ __device__ __forceinline__ void Decide(const Params& p, const DecodePiece& piece
   shared.left = 1;
 }
 
+// Has the newest keys of the block's next piece brought to the L2 cache. By one warp.
+template <int kHeadDim, bool kShadow>
+__device__ __forceinline__ void PrefetchKeys(const Params& p, const DecodePiece& next) {
+#if __CUDA_ARCH__ >= 900
+  constexpr int kPages = 16;  // all blocks' together fit the cache
+  constexpr int kBytes = kPageTokens * Tile<kHeadDim, kShadow>::kRowBytes;
+  const int lane = threadIdx.x & 31, page = next.end_page - 1 - lane;
+  if (lane >= kPages || page < next.first_page || next.group.softmax) return;
+  const uint32_t id = __ldg(p.args.page_table + next.group.page_table + page);
+  const char* pool = kShadow ? reinterpret_cast<const char*>(p.args.shadow)
+                             : reinterpret_cast<const char*>(p.args.keys);
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
+                   pool + int64_t{id * p.args.num_kv_heads + next.group.kv_head} * kBytes),
+               "r"(kBytes)
+               : "memory");
+#endif
+}
+
 inline constexpr int kUnraised = 64;  // candidates that are scored and fetched whatever their bounds
 
 template <int kHeadDim, bool kShadow>
@@ -236,8 +240,7 @@ __device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& 
   int count = 0;
   float floor = 0;
   if (mine) {
-    const int padded = PaddedColumns(group.num_columns);
-    const int room_bits = 31 - __clz(kSlotEntries / padded);
+    const int room_bits = 31 - __clz(kSlotEntries / PaddedColumns(group.num_columns));
     const bool fits = Collect(p.slots + group.first_slot, group.num_pieces, warp, room_bits,
                               shared.alpha[warp],
                               reinterpret_cast<uint16_t*>(Lists()) + (warp << (room_bits + 5)),
@@ -249,10 +252,13 @@ __device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& 
       floor = raised.floor;
     }
     if (lane == 0) shared.merged[warp] = count;
+  } else if (warp == kWarps - 1 && piece.next >= 0) {
+    PrefetchKeys<kHeadDim, kShadow>(p, p.pieces[piece.next]);
   }
   const bool wide = __syncthreads_or(count < 0) != 0;
-  if (threadIdx.x == kThreads - 32) Decide(p, piece, shared, wide, !mine);
+  const bool decides = threadIdx.x == kThreads - 32;
   if (wide) {
+    if (decides) Decide(p, piece, shared, true, !mine);
     if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, 0, true);
     return;
   }
@@ -265,6 +271,7 @@ __device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& 
     for (int c = 0; c < group.num_columns; c++) rescored += shared.merged[c];
   }
   if (mine) SolveColumn(warp, shared, list, count, floor);
+  if (decides) Decide(p, piece, shared, false, !mine);
   WaitForRows();
   __syncthreads();
   Gather<kHeadDim>(p);

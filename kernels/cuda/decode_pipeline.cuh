@@ -49,20 +49,6 @@ __device__ __forceinline__ void FenceBeforeCopies() {
 #endif
 }
 
-// Asks for memory to be brought to the L2 cache; `bytes` is a multiple of 16. By a whole warp.
-__device__ __forceinline__ void Prefetch(const void* from, int bytes) {
-  const int lane = threadIdx.x & 31;
-#if __CUDA_ARCH__ >= 900
-  if (lane == 0) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-  }
-#else
-  for (int at = lane * 128; at < bytes; at += 32 * 128) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + at));
-  }
-#endif
-}
-
 // Copies one tile; called by the whole warp after every lane is done with the stage.
 template <typename Shape>
 __device__ __forceinline__ void CopyTile(char* stage, uint64_t* barrier, const char* keys,

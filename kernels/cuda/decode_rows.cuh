@@ -43,6 +43,7 @@ __device__ __forceinline__ float Dot8(uint4 x, uint4 y) {
 // The warps of a merge share the columns evenly; a warp reads kRows rows at once, every `streams`-th of its column's list.
 template <int kHeadDim>
 struct MergeStreams {
+  int columns;
   int column;
   int part;     // of the column's warps
   int parts;
@@ -53,13 +54,14 @@ struct MergeStreams {
   __device__ __forceinline__ explicit MergeStreams(const DecodeGroup& group) {
     using Lanes = RowLanes<kHeadDim>;
     const int warp = threadIdx.x >> 5;
-    const int columns = group.num_columns == 1 ? 1 : PaddedColumns(group.num_columns);
+    const int bits = (group.num_columns > 1) + (group.num_columns > 2) + (group.num_columns > 4);
+    columns = 1 << bits;
     column = warp & (columns - 1);
-    part = warp / columns;
-    parts = kWarps / columns;
+    part = warp >> bits;
+    parts = kWarps >> bits;
     streams = parts * Lanes::kRows;
     first = part * Lanes::kRows + Lanes::Row();
-    staged = kStagedBytes / (columns * kHeadDim * 2);
+    staged = kStagedBytes / (kHeadDim * 2) >> bits;
   }
 
   static constexpr int kPartialBytes = kWarps * kHeadDim * static_cast<int>(sizeof(float));
@@ -194,13 +196,12 @@ __device__ __forceinline__ void Gather(const Params& p) {
     to[1] = {sum[4], sum[5], sum[6], sum[7]};
   }
   __syncthreads();
-  const int columns = group.num_columns == 1 ? 1 : PaddedColumns(group.num_columns);
 #pragma unroll 1
   for (int i = threadIdx.x; i < group.num_columns * (kHeadDim / 2); i += kThreads) {
     const int c = i / (kHeadDim / 2), d = i % (kHeadDim / 2);
     float2 out{0, 0};
 #pragma unroll 2
-    for (int w = c; w < kWarps; w += columns) {
+    for (int w = c; w < kWarps; w += at.columns) {
       const float2 part = reinterpret_cast<const float2*>(partial + w * kHeadDim)[d];
       out.x += part.x;
       out.y += part.y;

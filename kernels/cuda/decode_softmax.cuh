@@ -74,7 +74,7 @@ __device__ __noinline__ void SoftmaxPiece(const Params& p, const DecodePiece& pi
     if (x.x > -kInfinity) all += exp2f(x.x - most) * x.y;
   }
   if (warp == 0 && t == 0) {
-    __stcg(&slot.max[g], most);
+    __stcg(&slot.floor[g], most);
     __stcg(&slot.sum[g], all);
   }
   values.Scale(max > -kInfinity ? exp2f(max - most) : 0.0f);
@@ -93,7 +93,7 @@ __device__ __noinline__ void MergeSoftmax(const Params& p) {
     float most = -kInfinity, total = 0;
 #pragma unroll 1
     for (int i = lane; i < group.num_pieces; i += 32) {
-      shares[warp][i] = __ldcg(&slots[i].max[warp]);
+      shares[warp][i] = __ldcg(&slots[i].floor[warp]);
       most = fmaxf(most, shares[warp][i]);
     }
     most = LaneGroup<32>::Max(most);

@@ -41,6 +41,13 @@ struct ListLanes {
   }
 };
 
+// Stores to shared memory without a branch.
+__device__ __forceinline__ void StoreIf(bool condition, uint32_t to, const Candidate& c) {
+  asm volatile("{\n .reg .pred p;\n setp.ne.u32 p, %0, 0;\n @p st.shared.v4.b32 [%1], {%2,%3,%4,%5};\n}"
+               ::"r"(static_cast<uint32_t>(condition)), "r"(to), "f"(c.upper), "f"(c.lower), "r"(c.token), "f"(c.bias)
+               : "memory");
+}
+
 // A warp's search for the thread's two columns, 2 (lane % 4) and the next.
 template <int kHeadDim, bool kShadow>
 class WarpSearch {
@@ -51,7 +58,10 @@ class WarpSearch {
 
   __device__ __forceinline__ WarpSearch(const AttentionArgs& args, const DecodeGroup& group,
                                         Candidate* lists)
-      : group_(group), lists_(lists), padded_(PaddedColumns(group.num_columns)) {
+      : group_(group),
+        lists_(lists),
+        position_(group.position),
+        padded_(PaddedColumns(group.num_columns)) {
     const int t = threadIdx.x & 3;
     capacity_ = min(kMaxListEntries, kWarpEntries / padded_);
 #pragma unroll
@@ -60,7 +70,7 @@ class WarpSearch {
       const bool live = column < group.num_columns;
       input_[c] = LoadColumn(args, group, column);
       floor_[c] = live ? -kInfinity : kInfinity;
-      list_[c] = lists + (live ? column * capacity_ : 0);
+      list_[c] = SharedAddress(lists + (live ? column * capacity_ : 0));
     }
     queries_.Load(args, group);
   }
@@ -117,7 +127,7 @@ class WarpSearch {
   }
 
   // At the end of a piece: raises the floors to what all warps' candidates prove, and hands what is above them to the
-  // piece's slot, whose room warps share as they come. By the whole block.
+  // piece's slot, in the order of warps. By the whole block.
   __device__ __forceinline__ void WriteSlot(Slot& slot, BlockShared& shared) {
     constexpr int kMaxSteps = 3;
     constexpr float kEnough = 24;  // candidates of a column
@@ -157,6 +167,7 @@ class WarpSearch {
       if (!__any_sync(kFullWarp, sums.s2 > kEnough)) break;  // in every warp alike
     }
 
+    // How many of each warp stay, and where the first of this warp goes.
     const int room = kSlotEntries / padded_, longest = __reduce_max_sync(kFullWarp, count);
     int kept = 0;
 #pragma unroll 1
@@ -164,24 +175,28 @@ class WarpSearch {
       const bool keep = e < count && list[e].upper > floor;
       kept += __popc(__ballot_sync(kFullWarp, keep) & lanes.group);
     }
-    int first = 0;
-    if (lanes.rank == 0 && kept > 0) first = atomicAdd(shared.used + lanes.column, kept);
-    first = __shfl_sync(kFullWarp, first, lane - lanes.rank);
-    if (first + kept > room) {
-      floor = kInfinity;
-      kept = 0;
+    if (lanes.rank == 0) shared.kept[lanes.column][warp] = kept;
+    __syncthreads();
+    const int4 low = *reinterpret_cast<const int4*>(&shared.kept[lanes.column][0]);
+    const int4 high = *reinterpret_cast<const int4*>(&shared.kept[lanes.column][4]);
+    const int all[kWarps] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    int before = 0, total = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) {
+      before += w < warp ? all[w] : 0;
+      total += all[w];
     }
-    if (lanes.rank == 0) {
-      const WarpPart part{static_cast<uint16_t>(first), static_cast<uint16_t>(kept), floor};
-      __stcg(reinterpret_cast<uint2*>(&slot.parts[lanes.column][warp]),
-             *reinterpret_cast<const uint2*>(&part));
+    const bool wide = floor == kInfinity || total > room;
+    if (warp == 0 && lanes.rank == 0) {
+      __stcg(&slot.count[lanes.column], wide ? -1 : total);
+      __stcg(&slot.floor[lanes.column], floor);
     }
-    Candidate* to = slot.entries + lanes.column * room + first;
+    Candidate* to = slot.entries + lanes.column * room + before;
 #pragma unroll 1
     for (int e = lanes.rank; e - lanes.rank < longest; e += lanes.lanes) {
       uint4 x = make_uint4(0, 0, 0, 0);
       if (e < count) x = *reinterpret_cast<const uint4*>(list + e);
-      const bool keep = e < count && __uint_as_float(x.x) > floor;
+      const bool keep = e < count && __uint_as_float(x.x) > floor && !wide;
       const unsigned mask = __ballot_sync(kFullWarp, keep) & lanes.group;
       if (keep) __stcg(reinterpret_cast<uint4*>(to + __popc(mask & ((1u << lane) - 1))), x);
       to += __popc(mask);
@@ -224,7 +239,7 @@ class WarpSearch {
   }
 
   __device__ __forceinline__ float Bias(int c, int key) const {
-    return columns_[c].slope * static_cast<float>(key - group_.position);
+    return columns_[c].slope * static_cast<float>(key - position_);
   }
 
   // The first tile's floor: its maximum less 1. Newton steps follow when lists fill and at the end.
@@ -311,16 +326,22 @@ class WarpSearch {
     if (__any_sync(kFullWarp, Full(hits, 0) || Full(hits, 1))) hits = MakeRoom(s);
     const uint32_t token =
         static_cast<uint32_t>(label.page_id) * kPageTokens + label.sub_tile * Shape::kKeys + g;
-    Candidate* to[2] = {list_[0] + count_[0] + hits.before[0],
-                        list_[1] + count_[1] + hits.before[1]};
+    const float distance = static_cast<float>(first + g - position_);
+    uint32_t to[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      to[c] = list_[c] + (count_[c] + hits.before[c]) * static_cast<uint32_t>(sizeof(Candidate));
+    }
 #pragma unroll
     for (int m = 0; m < Shape::kBlocks; m++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int c = i & 1, offset = m * 16 + (i >> 1) * 8;
-        if (s.upper[m][i] > floor_[c]) {
-          *to[c]++ = {s.upper[m][i], s.Lower(m, i), token + offset, Bias(c, first + offset + g)};
-        }
+        const bool hit = s.upper[m][i] > floor_[c];
+        StoreIf(hit, to[c],
+                {s.upper[m][i], s.Lower(m, i), token + offset,
+                 columns_[c].slope * (distance + static_cast<float>(offset))});
+        to[c] += hit ? static_cast<uint32_t>(sizeof(Candidate)) : 0;
       }
     }
     count_[0] += hits.total[0];
@@ -330,6 +351,7 @@ class WarpSearch {
 
   const DecodeGroup& group_;
   Candidate* lists_;
+  int position_;
   int padded_;  // columns
   int capacity_;
   ColumnInput input_[2];
@@ -340,7 +362,7 @@ class WarpSearch {
   float max_[2] = {-kInfinity, -kInfinity};  // of the thread's lower bounds
   int count_[2] = {0, 0};
   bool wide_ = false;
-  Candidate* list_[2];
+  uint32_t list_[2];  // in shared memory
 };
 
 }  // namespace tauserve::cuda::decode
