@@ -31,12 +31,12 @@ struct BlockShared {
   float alpha[kDecodeColumns];
   int pages_read[kWarps];
   int keys_scored[kWarps];
-  float2 exchange[kWarps][kDecodeColumns];  // maxima and floors
-  float4 sums[2][kWarps * kDecodeColumns];      // of candidates above a floor
+  float2 exchange[kWarps][kDecodeColumns];       // maxima and floors
+  float4 sums[2][kWarps * kDecodeColumns];       // of candidates above a floor
   alignas(16) int kept[kDecodeColumns][kWarps];  // candidates of the piece
-  float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
-  float2 softmax[kWarps][kDecodeColumns];    // maximum, sum
-  uint64_t row_barrier[kWarps][kRowSlots];   // of a RowStream
+  float bound[kWarps][3][kDecodeColumns];   // a column's floor, |mul q|, slope: a page test's input
+  float2 softmax[kWarps][kDecodeColumns];   // maximum, sum
+  uint64_t row_barrier[kWarps][kRowSlots];  // of a RowStream
   uint32_t row_parity[kWarps];
   int prefix[kDecodeColumns][kMaxDecodeBlocks + 1];
   int merged[kDecodeColumns];  // candidates; -1: wide

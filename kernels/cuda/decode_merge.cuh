@@ -65,7 +65,7 @@ __device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int colum
       for (int k = 0; k < kUnroll; k++) {
         const bool keep = __uint_as_float(x[k].x) > floor;
         int kept;
-        const int at = count + Warp::Place(keep, kept);
+        const int at = count + PlaceInWarp(keep, kept);
         if (keep) *reinterpret_cast<uint4*>(&list[at]) = x[k];
         count += kept;
       }
@@ -228,7 +228,8 @@ __device__ __forceinline__ void PrefetchKeys(const Params& p, const DecodePiece&
 #endif
 }
 
-inline constexpr int kUnraised = 64;  // candidates that are scored and fetched whatever their bounds
+inline constexpr int kUnraised =
+    64;  // candidates that are scored and fetched whatever their bounds
 
 template <int kHeadDim, bool kShadow>
 __device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& piece) {
@@ -241,10 +242,10 @@ __device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& 
   float floor = 0;
   if (mine) {
     const int room_bits = 31 - __clz(kSlotEntries / PaddedColumns(group.num_columns));
-    const bool fits = Collect(p.slots + group.first_slot, group.num_pieces, warp, room_bits,
-                              shared.alpha[warp],
-                              reinterpret_cast<uint16_t*>(Lists()) + (warp << (room_bits + 5)),
-                              list, p.list_capacity, count, floor);
+    const bool fits =
+        Collect(p.slots + group.first_slot, group.num_pieces, warp, room_bits, shared.alpha[warp],
+                reinterpret_cast<uint16_t*>(Lists()) + (warp << (room_bits + 5)), list,
+                p.list_capacity, count, floor);
     if (!fits) count = -1;
     if (count > kUnraised) {
       const RaisedList raised = RaiseList(list, count, floor, shared.alpha[warp], 3);

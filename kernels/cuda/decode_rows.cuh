@@ -32,20 +32,12 @@ __device__ __forceinline__ void AddScaled(float weight, uint4 x, float (&sum)[8]
   }
 }
 
-__device__ __forceinline__ float Dot8(uint4 x, uint4 y) {
-  const uint32_t a[4] = {x.x, x.y, x.z, x.w}, b[4] = {y.x, y.y, y.z, y.w};
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < 4; i++) sum += Low(a[i]) * Low(b[i]) + High(a[i]) * High(b[i]);
-  return sum;
-}
-
 // The warps of a merge share the columns evenly; a warp reads kRows rows at once, every `streams`-th of its column's list.
 template <int kHeadDim>
 struct MergeStreams {
   int columns;
   int column;
-  int part;     // of the column's warps
+  int part;  // of the column's warps
   int parts;
   int streams;  // of the column
   int first;    // the lane's row
@@ -68,8 +60,8 @@ struct MergeStreams {
   static constexpr int kStagedBytes = kListBytes - kPartialBytes;
 
   __device__ __forceinline__ char* Row(int e) const {
-    return ValueRows() + kPartialBytes +
-           (column * staged + e) * kHeadDim * 2 + RowLanes<kHeadDim>::Rank() * 16;
+    return ValueRows() + kPartialBytes + (column * staged + e) * kHeadDim * 2 +
+           RowLanes<kHeadDim>::Rank() * 16;
   }
 };
 
@@ -77,9 +69,7 @@ __device__ __forceinline__ void CopyAsync(char* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(SharedAddress(to)), "l"(from)
                : "memory");
 }
-__device__ __forceinline__ void WaitForRows() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
+__device__ __forceinline__ void WaitForRows() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Makes scores exact that are bounds so far: rows of keys as a product's operand, 16 candidates at a time.
 template <int kHeadDim>
@@ -141,9 +131,8 @@ __device__ __forceinline__ void FetchValues(const Params& p) {
   const int end = min(shared.merged[at.column], at.staged);
 #pragma unroll 2
   for (int e = at.first; e < end; e += at.streams) {
-    CopyAsync(at.Row(e), args.values +
-                                    RowOffset<kHeadDim>(args, group.kv_head, list[e].token) +
-                                    Lanes::Rank() * 8);
+    CopyAsync(at.Row(e), args.values + RowOffset<kHeadDim>(args, group.kv_head, list[e].token) +
+                             Lanes::Rank() * 8);
   }
 }
 

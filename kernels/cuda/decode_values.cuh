@@ -26,8 +26,7 @@ class RowStream {
 
   __device__ __forceinline__ RowStream(const Params& p, const DecodeGroup& group,
                                        const __nv_bfloat16* first_pool,
-                                       const __nv_bfloat16* last_pool, int first_page,
-                                       int end_page)
+                                       const __nv_bfloat16* last_pool, int first_page, int end_page)
       : first_pool_(first_pool),
         last_pool_(last_pool),
         num_kv_heads_(p.args.num_kv_heads),
@@ -35,9 +34,7 @@ class RowStream {
         table_(p.args.page_table + group.page_table) {
     const int warp = threadIdx.x >> 5;
     first_page_ = first_page + warp;
-    tiles_ = end_page > first_page_
-                 ? kPerPage * ((end_page - first_page_ - 1) / kWarps + 1)
-                 : 0;
+    tiles_ = end_page > first_page_ ? kPerPage * ((end_page - first_page_ - 1) / kWarps + 1) : 0;
     const int bytes = kListBytes / kWarps + p.list_capacity * static_cast<int>(sizeof(Candidate));
     slots_ = min(bytes / Shape::kBytes, kRowSlots);
     memory_ = block_memory + kSharedHead + warp * (bytes / 128 * 128);
@@ -56,8 +53,7 @@ class RowStream {
       }
       const uint32_t id = __shfl_sync(kFullWarp, ids_, page % 32);
       const uint32_t row =
-          (id * num_kv_heads_ + kv_head_) * kPageTokens +
-          copied_ % kPerPage / kPools * kRowTile;
+          (id * num_kv_heads_ + kv_head_) * kPageTokens + copied_ % kPerPage / kPools * kRowTile;
       const __nv_bfloat16* from = copied_ % kPools == 0 ? first_pool_ : last_pool_;
       CopyTile<Shape>(memory_ + copy_slot_ * Shape::kBytes,
                       &Shared().row_barrier[threadIdx.x >> 5][copy_slot_],
@@ -72,9 +68,7 @@ class RowStream {
   __device__ __forceinline__ int first_key() const {
     return page() * kPageTokens + sub_tile() * kRowTile;
   }
-  __device__ __forceinline__ int page() const {
-    return first_page_ + read_ / kPerPage * kWarps;
-  }
+  __device__ __forceinline__ int page() const { return first_page_ + read_ / kPerPage * kWarps; }
   __device__ __forceinline__ int sub_tile() const { return read_ % kPerPage / kPools; }
   __device__ __forceinline__ const char* Wait() const {
     WaitBarrier(&Shared().row_barrier[threadIdx.x >> 5][read_slot_], parity_ >> read_slot_ & 1);
@@ -156,8 +150,8 @@ class WeightedValues {
   }
 
   // Weights as the scores of ScoreRows(). At an `edge` some rows may hold anything, NaN too.
-  __device__ __forceinline__ void Add(const char* tile, const float (&w)[2][2], int first, bool edge,
-                                      const DecodeGroup& group) {
+  __device__ __forceinline__ void Add(const char* tile, const float (&w)[2][2], int first,
+                                      bool edge, const DecodeGroup& group) {
     const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     uint32_t high[2], low[2];
 #pragma unroll
@@ -220,8 +214,7 @@ class WeightedValues {
         for (int k = 0; k < 2; k++) {
           const int d = 64 * u + 8 * (2 * t + k);
           if (kHeadDim % 64 != 0 && d >= kHeadDim) continue;
-          float4* to =
-              reinterpret_cast<float4*>(buffer + (warp * columns + g) * kHeadDim + d);
+          float4* to = reinterpret_cast<float4*>(buffer + (warp * columns + g) * kHeadDim + d);
 #pragma unroll
           for (int j = 0; j < 8; j += 4) {
             to[j / 4] = {c_[u][j][k] + c_[u][j][k + 2], c_[u][j + 1][k] + c_[u][j + 1][k + 2],

@@ -43,9 +43,11 @@ struct ListLanes {
 
 // Stores to shared memory without a branch.
 __device__ __forceinline__ void StoreIf(bool condition, uint32_t to, const Candidate& c) {
-  asm volatile("{\n .reg .pred p;\n setp.ne.u32 p, %0, 0;\n @p st.shared.v4.b32 [%1], {%2,%3,%4,%5};\n}"
-               ::"r"(static_cast<uint32_t>(condition)), "r"(to), "f"(c.upper), "f"(c.lower), "r"(c.token), "f"(c.bias)
-               : "memory");
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.u32 p, %0, 0;\n @p st.shared.v4.b32 [%1], {%2,%3,%4,%5};\n}" ::
+          "r"(static_cast<uint32_t>(condition)),
+      "r"(to), "f"(c.upper), "f"(c.lower), "r"(c.token), "f"(c.bias)
+      : "memory");
 }
 
 // A warp's search for the thread's two columns, 2 (lane % 4) and the next.
@@ -284,9 +286,9 @@ class WarpSearch {
 
   __device__ __forceinline__ void Raise() {
     const ListLanes lanes(padded_);
-    const RaisedList raised = RaiseLists(
-        lists_, padded_, capacity_, lanes.OfColumn(count_[0], count_[1]),
-        lanes.OfColumn(floor_[0], floor_[1]), lanes.OfColumn(alpha_[0], alpha_[1]));
+    const RaisedList raised =
+        RaiseLists(lists_, padded_, capacity_, lanes.OfColumn(count_[0], count_[1]),
+                   lanes.OfColumn(floor_[0], floor_[1]), lanes.OfColumn(alpha_[0], alpha_[1]));
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int mine = 2 * (threadIdx.x & 3) + c;

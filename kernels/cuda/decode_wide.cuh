@@ -179,7 +179,8 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
       visit(s.y);
     }
 #pragma unroll 4
-    for (int page = kept_pages + (warp - kept_pages & kWarps - 1); page < pages; page += kWarps) {
+    for (int page = kept_pages + ((warp - kept_pages) & (kWarps - 1)); page < pages;
+         page += kWarps) {
       const float2 s = load(page);
       visit(s.x);
       visit(s.y);
@@ -261,8 +262,8 @@ __device__ __forceinline__ void WideValues(const Params& p, const WideBatch& bat
       for (int h = 0; h < 2; h++) {
         next[h] = make_float2(-kInfinity, -kInfinity);
         if (live && page < first_page + end) {
-          next[h] = __ldcg(reinterpret_cast<const float2*>(
-              scores + int64_t{page} * kPageScores + sub_tile * kRowTile + 8 * h));
+          next[h] = __ldcg(reinterpret_cast<const float2*>(scores + int64_t{page} * kPageScores +
+                                                           sub_tile * kRowTile + 8 * h));
         }
       }
     };
