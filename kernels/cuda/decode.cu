@@ -66,6 +66,8 @@ void Launch(Params& p, int num_blocks) {
     stages[device] = n;
   }
   p.num_stages = stages[device];
+  p.list_capacity = p.num_stages * decode::Tile<kHeadDim, kShadow>::kBytes /
+                    static_cast<int>(sizeof(decode::Candidate));
   const int shared_bytes = kFixed + p.num_stages * kStage;
   kernel<<<num_blocks, decode::kThreads, shared_bytes, p.args.stream>>>(p);
   CUDA_CHECK(cudaGetLastError());

@@ -18,23 +18,28 @@ struct Params {
   float* scores;              // of wide groups
   int64_t score_capacity;     // floats
   int num_stages;             // a warp
+  int list_capacity;          // of a merged list
 };
+
+inline constexpr int kRowSlots = 8;  // tiles of a RowStream, at most
 
 struct BlockShared {
   uint64_t barrier[kWarps][kMaxStages];
   TileLabel label[kWarps][kMaxStages];
-  DecodeGroup group;
+  DecodePiece piece;
   float mul[kDecodeColumns];  // of the columns, as Column
   float alpha[kDecodeColumns];
-  float floor[kWarps][kDecodeColumns];
-  int count[kWarps][kDecodeColumns];
   int pages_read[kWarps];
   int keys_scored[kWarps];
-  float bound[kWarps][3][kDecodeColumns];  // a column's floor, |mul q|, slope: a page test's input
-  float softmax[kWarps][2][kDecodeColumns];  // maximum, sum
+  float2 exchange[kWarps][kDecodeColumns];       // maxima and floors
+  float4 sums[2][kWarps * kDecodeColumns];       // of candidates above a floor
+  alignas(16) int kept[kDecodeColumns][kWarps];  // candidates of the piece
+  float bound[kWarps][3][kDecodeColumns];   // a column's floor, |mul q|, slope: a page test's input
+  float2 softmax[kWarps][kDecodeColumns];   // maximum, sum
+  uint64_t row_barrier[kWarps][kRowSlots];  // of a RowStream
+  uint32_t row_parity[kWarps];
   int prefix[kDecodeColumns][kMaxDecodeBlocks + 1];
   int merged[kDecodeColumns];  // candidates; -1: wide
-  float merged_floor[kDecodeColumns];
   int support[kDecodeColumns];
   int attended[kDecodeColumns];
   int iterations[kDecodeColumns];
@@ -47,17 +52,34 @@ struct BlockShared {
 inline constexpr int kListBytes = kWarps * kWarpEntries * static_cast<int>(sizeof(Candidate));
 inline constexpr int kSharedHead = (static_cast<int>(sizeof(BlockShared)) + 127) / 128 * 128;
 
-struct Block {
-  BlockShared& shared;
-  Candidate* lists;  // [kWarps][kWarpEntries]
-  char* stages;
-  int list_capacity;  // of a merged list
+// The block's shared memory: always reached from here, so that the compiler sees which memory it is.
+extern __shared__ __align__(128) char block_memory[];
 
-  // Where a column's candidates are merged: a warp's stages.
-  __device__ __forceinline__ Candidate* merged_list(int column) const {
-    return reinterpret_cast<Candidate*>(stages) + column * list_capacity;
-  }
-};
+__device__ __forceinline__ BlockShared& Shared() {
+  return *reinterpret_cast<BlockShared*>(block_memory);
+}
+// [kWarps][kWarpEntries]
+__device__ __forceinline__ Candidate* Lists() {
+  return reinterpret_cast<Candidate*>(block_memory + kSharedHead);
+}
+__device__ __forceinline__ char* Stages() { return block_memory + kSharedHead + kListBytes; }
+
+// Where a column's candidates are merged: a warp's stages.
+__device__ __forceinline__ Candidate* MergedList(const Params& p, int column) {
+  return reinterpret_cast<Candidate*>(Stages()) + column * p.list_capacity;
+}
+
+// Rows of values on their way to shared memory while weights are found. The search's lists are free by then.
+__device__ __forceinline__ char* ValueRows() { return reinterpret_cast<char*>(Lists()); }
+
+__device__ __forceinline__ uint32_t AddAcquireRelease(uint32_t* p, uint32_t n) {
+  uint32_t v;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+               : "=r"(v)
+               : "l"(p), "r"(n)
+               : "memory");
+  return v;
+}
 
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* p) {
   uint32_t v;

@@ -24,11 +24,12 @@ struct alignas(16) Candidate {
 
 // What a piece hands to the merge: of an entmax group its candidates, of a softmax group its partial sums.
 struct Slot {
-  int count[kDecodeColumns];  // -1: outgrew a list
-  float floor[kDecodeColumns];
+  int count[kDecodeColumns];    // -1: outgrew a list
+  float floor[kDecodeColumns];  // of a softmax group, the maximum
+  float sum[kDecodeColumns];    // of a softmax group
   int pages_read;
   int keys_scored;
-  int unused[14];
+  int unused[6];
   Candidate entries[kSlotEntries];
 };
 
@@ -46,12 +47,6 @@ struct LaneGroup {
   static_assert(kLanes == 8 || kLanes == 32);
   static constexpr int kFirstOffset = kLanes == 8 ? 4 : 1;
 
-  __device__ static __forceinline__ int Rank() {
-    return kLanes == 8 ? (threadIdx.x & 31) >> 2 : threadIdx.x & 31;
-  }
-  __device__ static __forceinline__ unsigned Mask() {
-    return kLanes == 8 ? 0x11111111u << (threadIdx.x & 3) : kFullWarp;
-  }
   __device__ static __forceinline__ float Sum(float x) {
 #pragma unroll
     for (int o = kFirstOffset; o < 32; o <<= 1) x += __shfl_xor_sync(kFullWarp, x, o);
@@ -77,13 +72,14 @@ struct LaneGroup {
       return x;
     }
   }
-  // This lane's place among the group's lanes with `keep`, and their number.
-  __device__ static __forceinline__ int Place(bool keep, int& total) {
-    const unsigned kept = __ballot_sync(kFullWarp, keep) & Mask();
-    total = __popc(kept);
-    return __popc(kept & ((1u << (threadIdx.x & 31)) - 1));
-  }
 };
+
+// This lane's place among the warp's lanes with `keep`, and their number.
+__device__ __forceinline__ int PlaceInWarp(bool keep, int& total) {
+  const unsigned kept = __ballot_sync(kFullWarp, keep);
+  total = __popc(kept);
+  return __popc(kept & ((1u << (threadIdx.x & 31)) - 1));
+}
 
 // The floor that the largest score proves: tau >= max - 1. Below the maximum however large it is.
 __device__ __forceinline__ float FloorOfMax(float max) {
@@ -142,7 +138,7 @@ __device__ __noinline__ RaisedList RaiseList(Candidate* list, int count, float f
     if (first + lane < count) c = list[first + lane];
     const bool keep = c.upper > floor;
     int total;
-    const int at = kept + Warp::Place(keep, total);
+    const int at = kept + PlaceInWarp(keep, total);
     __syncwarp();
     if (keep) list[at] = c;
     kept += total;

@@ -2,28 +2,23 @@
 #ifndef TAUSERVE_KERNELS_CUDA_DECODE_KERNEL_CUH_
 #define TAUSERVE_KERNELS_CUDA_DECODE_KERNEL_CUH_
 
-#include "kernels/cuda/decode_dense.cuh"
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_search.cuh"
+#include "kernels/cuda/decode_softmax.cuh"
 #include "kernels/cuda/decode_wide.cuh"
 
 namespace tauserve::cuda::decode {
 
 // Whether this block's piece is the group's last to be done; the block then sees all slots of the group.
-__device__ __forceinline__ bool LastToArrive(const Params& p, const DecodePiece& piece,
-                                             BlockShared& shared) {
-  const int pieces = shared.group.num_pieces;
-  if (pieces == 1) {
-    __syncthreads();
-    return true;
-  }
+__device__ __forceinline__ bool LastToArrive(const Params& p) {
+  BlockShared& shared = Shared();
+  const int pieces = shared.piece.group.num_pieces;
   __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();  // for the whole block: its writes came before the barrier
-    uint32_t* arrived = &Counters(p, piece.counters_offset)->arrived;
-    const bool last = atomicAdd(arrived, 1u) == static_cast<uint32_t>(pieces - 1);
+  if (pieces == 1) return true;
+  if (threadIdx.x == 0) {  // for the whole block: its writes came before the barrier
+    uint32_t* arrived = &Counters(p, shared.piece.counters_offset)->arrived;
+    const bool last = AddAcquireRelease(arrived, 1) == static_cast<uint32_t>(pieces - 1);
     if (last) *arrived = 0;
-    __threadfence();
     shared.flag = last;
   }
   __syncthreads();
@@ -32,8 +27,8 @@ __device__ __forceinline__ bool LastToArrive(const Params& p, const DecodePiece&
 
 // After a block's pieces: groups that outgrew their lists need every block.
 template <int kHeadDim>
-__device__ __forceinline__ void FinishLaunch(const Params& p, Block& block) {
-  BlockShared& shared = block.shared;
+__device__ __forceinline__ void FinishLaunch(const Params& p) {
+  BlockShared& shared = Shared();
   const int searches = p.header->num_search_groups;
   if (searches == 0) return;
   __syncthreads();
@@ -48,7 +43,7 @@ __device__ __forceinline__ void FinishLaunch(const Params& p, Block& block) {
   __syncthreads();
   const bool wide = shared.flag != 0;
   if (wide) {
-    FinishWideGroups<kHeadDim>(p, block);
+    FinishWideGroups<kHeadDim>(p);
     __syncthreads();
   }
   if (threadIdx.x == 0) LeaveLaunch(p, wide);
@@ -57,48 +52,40 @@ __device__ __forceinline__ void FinishLaunch(const Params& p, Block& block) {
 template <int kHeadDim, bool kShadow>
 __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constant__ Params p) {
   using Shape = Tile<kHeadDim, kShadow>;
-  extern __shared__ __align__(128) char memory[];
-  BlockShared& shared = *reinterpret_cast<BlockShared*>(memory);
-  Block block{shared, reinterpret_cast<Candidate*>(memory + kSharedHead),
-              memory + kSharedHead + kListBytes,
-              p.num_stages * Shape::kBytes / static_cast<int>(sizeof(Candidate))};
+  BlockShared& shared = Shared();
   const int warp = threadIdx.x >> 5;
-  WarpStages stages{block.stages + warp * p.num_stages * Shape::kBytes, shared.barrier[warp],
+  WarpStages stages{Stages() + warp * p.num_stages * Shape::kBytes, shared.barrier[warp],
                     shared.label[warp], p.num_stages};
-  if (threadIdx.x == 0) shared.left = 0;
-  if ((threadIdx.x & 31) == 0) {
-#pragma unroll 1
-    for (int s = 0; s < p.num_stages; s++) InitBarrier(&shared.barrier[warp][s]);
+  const int lane = threadIdx.x & 31;
+  static_assert(kMaxStages + kRowSlots < 32);
+  if (lane < kMaxStages) {
+    InitBarrier(&shared.barrier[warp][lane]);
+  } else if (lane < kMaxStages + kRowSlots) {
+    InitBarrier(&shared.row_barrier[warp][lane - kMaxStages]);
+  } else if (lane == 31) {
+    shared.row_parity[warp] = 0;
+    shared.left = 0;
   }
-  for (int at = blockIdx.x; at >= 0;) {
-    const DecodePiece& piece = p.pieces[at];
-    at = piece.next;
-    if (piece.end_page <= piece.first_page) continue;
+  constexpr int kWords = sizeof(DecodePiece) / sizeof(int);
+  static_assert(kWords <= 32);
+  for (int at = blockIdx.x; at >= 0; at = shared.piece.next) {
+    const int word =
+        threadIdx.x < kWords ? reinterpret_cast<const int*>(p.pieces + at)[threadIdx.x] : 0;
     __syncthreads();  // the merge before is done with shared memory
-    constexpr int kWords = sizeof(DecodeGroup) / sizeof(int);
-    if (threadIdx.x < kWords) {
-      reinterpret_cast<int*>(&shared.group)[threadIdx.x] =
-          reinterpret_cast<const int*>(&piece.group)[threadIdx.x];
-    }
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // it wrote where copies go
-#endif
+    if (threadIdx.x < kWords) reinterpret_cast<int*>(&shared.piece)[threadIdx.x] = word;
+    FenceBeforeCopies();
     __syncthreads();
-    if (shared.group.softmax) {
-      SoftmaxPiece<kHeadDim>(p, piece, block);
-      if (LastToArrive(p, piece, shared)) MergeSoftmax<kHeadDim>(p, block);
+    const DecodePiece& piece = shared.piece;
+    if (piece.end_page <= piece.first_page) continue;
+    if (piece.group.softmax) {
+      SoftmaxPiece<kHeadDim>(p, piece);
+      if (LastToArrive(p)) MergeSoftmax<kHeadDim>(p);
     } else {
-      if (threadIdx.x < shared.group.num_columns) {
-        shared.mul[threadIdx.x] = MakeColumn(p.args, shared.group, threadIdx.x).mul;
-        shared.alpha[threadIdx.x] = p.args.heads[shared.group.head[threadIdx.x]].alpha;
-      }
-      SearchPiece<kHeadDim, kShadow>(p, piece, block, stages);
-      if (LastToArrive(p, piece, shared)) {
-        MergeSearch<kHeadDim, kShadow>(p, piece, block);
-      }
+      SearchPiece<kHeadDim, kShadow>(p, piece, stages);
+      if (LastToArrive(p)) MergeSearch<kHeadDim, kShadow>(p, piece);
     }
   }
-  FinishLaunch<kHeadDim>(p, block);
+  FinishLaunch<kHeadDim>(p);
 }
 
 }  // namespace tauserve::cuda::decode

@@ -8,70 +8,75 @@
 
 namespace tauserve::cuda::decode {
 
-// Warp `column` collects its column's candidates. Returns whether they fit.
-__device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int column,
-                                        int slot_capacity, int* prefix, Candidate* list,
-                                        int capacity, int& count, float& floor) {
+// Warp `column` collects its column's candidates of all pieces above the best floor, in the order of pieces and warps;
+// `refs` has room for 32 pieces' candidates. Returns whether they fit.
+__device__ __forceinline__ bool Collect(const Slot* slots, int pieces, int column, int room_bits,
+                                        float alpha, uint16_t* refs, Candidate* list, int capacity,
+                                        int& count, float& floor) {
+  using Warp = LaneGroup<32>;
+  constexpr int kUnroll = 6;
   const int lane = threadIdx.x & 31;
-  bool wide = false;
-  int total = 0;
+  count = 0;
   floor = -kInfinity;
 #pragma unroll 1
-  for (int first = 0; first < pieces; first += 32) {
-    int n = 0;
-    if (first + lane < pieces) {
-      n = __ldcg(&slots[first + lane].count[column]);
-      floor = fmaxf(floor, __ldcg(&slots[first + lane].floor[column]));
+  for (int piece = 0; piece < pieces; piece += 32) {
+    const Slot* from = slots + piece;
+    int own = 0;
+    if (piece + lane < pieces) {
+      own = __ldcg(&from[lane].count[column]);
+      floor = fmaxf(floor, __ldcg(&from[lane].floor[column]));
     }
-    wide |= n < 0;
-    int sum = n;
+    floor = Warp::Max(floor);
+    if (__any_sync(kFullWarp, own < 0)) return false;
+    int end = own;
 #pragma unroll
     for (int o = 1; o < 32; o <<= 1) {
-      const int below = __shfl_up_sync(kFullWarp, sum, o);
-      if (lane >= o) sum += below;
+      const int below = __shfl_up_sync(kFullWarp, end, o);
+      if (lane >= o) end += below;
     }
-    if (first + lane < pieces) prefix[first + lane] = total + sum - n;
-    total += __shfl_sync(kFullWarp, sum, 31);
-  }
-  if (lane == 0) prefix[pieces] = total;
-  floor = LaneGroup<32>::Max(floor);
-  __syncwarp();
-  count = 0;
-  if (__any_sync(kFullWarp, wide)) return false;
-  constexpr int kUnroll = 4;
+    const int total = __shfl_sync(kFullWarp, end, 31);
+    uint16_t* ref = refs + (end - own);
 #pragma unroll 1
-  for (int first = 0; first < total; first += 32 * kUnroll) {
-    uint4 x[kUnroll];
+    for (int k = 0; k < own; k++) ref[k] = static_cast<uint16_t>((lane << room_bits) + k);
+    __syncwarp();
+    const char* entries = reinterpret_cast<const char*>(from->entries + (column << room_bits));
+#pragma unroll 1
+    for (int first = 0; first < total; first += 32 * kUnroll) {
+      uint4 x[kUnroll];
 #pragma unroll
-    for (int k = 0; k < kUnroll; k++) {
-      const int e = first + k * 32 + lane;
-      x[k].x = __float_as_uint(-kInfinity);
-      if (e < total) {
-        int lo = 0, hi = pieces;  // prefix[lo] <= e < prefix[hi]
-        while (hi - lo > 1) {
-          const int mid = (lo + hi) / 2;
-          (prefix[mid] <= e ? lo : hi) = mid;
+      for (int k = 0; k < kUnroll; k++) {
+        const int e = first + k * 32 + lane;
+        x[k].x = __float_as_uint(-kInfinity);
+        if (e < total) {
+          const uint32_t at = refs[e];
+          x[k] = __ldcg(reinterpret_cast<const uint4*>(
+              entries + (at >> room_bits) * static_cast<uint32_t>(sizeof(Slot)) +
+              (at & ((1 << room_bits) - 1)) * static_cast<uint32_t>(sizeof(Candidate))));
         }
-        x[k] = __ldcg(reinterpret_cast<const uint4*>(
-            &slots[lo].entries[column * slot_capacity + e - prefix[lo]]));
+      }
+      if (count > capacity - 32 * kUnroll) {
+        __syncwarp();
+        const RaisedList raised = RaiseList(list, count, floor, alpha, 3);
+        count = raised.count;
+        floor = raised.floor;
+        if (count > capacity - 32 * kUnroll) return false;
+      }
+#pragma unroll
+      for (int k = 0; k < kUnroll; k++) {
+        const bool keep = __uint_as_float(x[k].x) > floor;
+        int kept;
+        const int at = count + PlaceInWarp(keep, kept);
+        if (keep) *reinterpret_cast<uint4*>(&list[at]) = x[k];
+        count += kept;
       }
     }
-#pragma unroll
-    for (int k = 0; k < kUnroll; k++) {
-      const bool keep = __uint_as_float(x[k].x) > floor;
-      int kept;
-      const int at = count + LaneGroup<32>::Place(keep, kept);
-      if (count + kept > capacity) return false;
-      if (keep) *reinterpret_cast<uint4*>(&list[at]) = x[k];
-      count += kept;
-    }
+    __syncwarp();
   }
-  __syncwarp();
   return true;
 }
 
 // Tau of exact scores in `upper`, by one warp: Newton steps on the norm from a floor, then guarded steps. Weights that sum
-// to 1 go to `lower`; what has none is dropped.
+// to 1, or 0, go to `lower`.
 __device__ __forceinline__ void SolveColumn(int column, BlockShared& shared, Candidate* list,
                                             int count, float floor) {
   using Warp = LaneGroup<32>;
@@ -114,31 +119,29 @@ __device__ __forceinline__ void SolveColumn(int column, BlockShared& shared, Can
     gap = next;
   }
   const float inverse = sum > 0 ? 1 / sum : 0.0f;
-  int kept = 0, attended = 0;
+  int support = 0, attended = 0;
   uint32_t last_page = 0xffffffffu;
 #pragma unroll 1
   for (int first = 0; first < count; first += 32) {
-    Candidate x = {};
-    bool keep = false;
+    float weight = 0;
+    uint32_t page = 0;
     if (first + lane < count) {
-      x = list[first + lane];
-      x.lower = entmax::Weight(w, fmaxf(gap + (x.upper - max), 0.0f)) * inverse;
-      keep = x.lower > 0;
+      Candidate& x = list[first + lane];
+      weight = entmax::Weight(w, fmaxf(gap + (x.upper - max), 0.0f)) * inverse;
+      x.lower = weight;
+      page = x.token / kPageTokens;
     }
-    const unsigned mask = __ballot_sync(kFullWarp, keep);
+    const unsigned mask = __ballot_sync(kFullWarp, weight > 0);
     const unsigned below = mask & ((1u << lane) - 1);
     // A page's candidates are neighbours: it is counted where it differs from the one before.
-    const uint32_t page = x.token / kPageTokens;
     const uint32_t previous = __shfl_sync(kFullWarp, page, below ? 31 - __clz(below) : 0);
-    attended += __popc(__ballot_sync(kFullWarp, keep && page != (below ? previous : last_page)));
+    attended +=
+        __popc(__ballot_sync(kFullWarp, weight > 0 && page != (below ? previous : last_page)));
     if (mask) last_page = __shfl_sync(kFullWarp, page, 31 - __clz(mask));
-    __syncwarp();
-    if (keep) list[kept + __popc(below)] = x;
-    kept += __popc(mask);
-    __syncwarp();
+    support += __popc(mask);
   }
   if (lane == 0) {
-    shared.support[column] = kept;
+    shared.support[column] = support;
     shared.attended[column] = attended;
     shared.iterations[column] = steps;
     shared.residual[column] = fabsf(sum - 1);
@@ -163,11 +166,13 @@ __device__ __noinline__ void CountSearch(const Params& p, const DecodeGroup& gro
   const int64_t columns = group.num_columns;
   AddTo(&stats->rows, columns);
   AddTo(&stats->keys_considered, columns * (group.end_key - group.first_key));
-  AddTo(&stats->keys_scored, columns * keys);
+  const int64_t scored = wide ? group.end_key - group.first_key : keys;  // at last
+  const int64_t read = wide ? NumPages(group) : pages;
+  AddTo(&stats->keys_scored, columns * scored);
   AddTo(&stats->blocks_considered, columns * NumPages(group));
-  AddTo(&stats->blocks_scored, columns * pages);
+  AddTo(&stats->blocks_scored, columns * read);
   AddTo(&stats->pages_considered, NumPages(group));
-  AddTo(&stats->pages_read, pages);
+  AddTo(&stats->pages_read, read);
   int64_t bytes = int64_t{pages} * kPageTokens *
                       (kShadow ? kHeadDim + static_cast<int>(sizeof(ShadowScale)) : 2 * kHeadDim) +
                   rescored * 2 * kHeadDim;
@@ -186,7 +191,7 @@ __device__ __noinline__ void CountSearch(const Params& p, const DecodeGroup& gro
 // where it is `idle` otherwise it stays to see the launch decided, which saves the block that wait at its end.
 __device__ __forceinline__ void Decide(const Params& p, const DecodePiece& piece,
                                        BlockShared& shared, bool wide, bool idle) {
-  constexpr int kPatience = 4;
+  constexpr int kPatience = 2;
   unsigned long long* counter = reinterpret_cast<unsigned long long*>(&p.header->progress);
   const int searches = p.header->num_search_groups;
   uint64_t step = 1;
@@ -205,52 +210,72 @@ __device__ __forceinline__ void Decide(const Params& p, const DecodePiece& piece
   shared.left = 1;
 }
 
+// Has the newest keys of the block's next piece brought to the L2 cache. By one warp.
 template <int kHeadDim, bool kShadow>
-__device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& piece,
-                                            Block& block) {
-  BlockShared& shared = block.shared;
-  const DecodeGroup& group = shared.group;
+__device__ __forceinline__ void PrefetchKeys(const Params& p, const DecodePiece& next) {
+#if __CUDA_ARCH__ >= 900
+  constexpr int kPages = 16;  // all blocks' together fit the cache
+  constexpr int kBytes = kPageTokens * Tile<kHeadDim, kShadow>::kRowBytes;
+  const int lane = threadIdx.x & 31, page = next.end_page - 1 - lane;
+  if (lane >= kPages || page < next.first_page || next.group.softmax) return;
+  const uint32_t id = __ldg(p.args.page_table + next.group.page_table + page);
+  const char* pool = kShadow ? reinterpret_cast<const char*>(p.args.shadow)
+                             : reinterpret_cast<const char*>(p.args.keys);
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
+                   pool + int64_t{id * p.args.num_kv_heads + next.group.kv_head} * kBytes),
+               "r"(kBytes)
+               : "memory");
+#endif
+}
+
+inline constexpr int kUnraised =
+    64;  // candidates that are scored and fetched whatever their bounds
+
+template <int kHeadDim, bool kShadow>
+__device__ __forceinline__ void MergeSearch(const Params& p, const DecodePiece& piece) {
+  BlockShared& shared = Shared();
+  const DecodeGroup& group = shared.piece.group;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  Candidate* list = block.merged_list(warp);
+  Candidate* list = MergedList(p, warp);
   const bool mine = warp < group.num_columns;
   int count = 0;
   float floor = 0;
   if (mine) {
-    if (group.num_pieces == 1) {
-      count = shared.merged[warp];
-      floor = shared.merged_floor[warp];
-    } else {
-      const bool fits = Collect(p.slots + group.first_slot, group.num_pieces, warp,
-                                kSlotEntries / PaddedColumns(group.num_columns),
-                                shared.prefix[warp], list, block.list_capacity, count, floor);
-      if (!fits) count = -1;
+    const int room_bits = 31 - __clz(kSlotEntries / PaddedColumns(group.num_columns));
+    const bool fits =
+        Collect(p.slots + group.first_slot, group.num_pieces, warp, room_bits, shared.alpha[warp],
+                reinterpret_cast<uint16_t*>(Lists()) + (warp << (room_bits + 5)), list,
+                p.list_capacity, count, floor);
+    if (!fits) count = -1;
+    if (count > kUnraised) {
+      const RaisedList raised = RaiseList(list, count, floor, shared.alpha[warp], 3);
+      count = raised.count;
+      floor = raised.floor;
     }
+    if (lane == 0) shared.merged[warp] = count;
+  } else if (warp == kWarps - 1 && piece.next >= 0) {
+    PrefetchKeys<kHeadDim, kShadow>(p, p.pieces[piece.next]);
   }
   const bool wide = __syncthreads_or(count < 0) != 0;
-  if (threadIdx.x == kThreads - 32) Decide(p, piece, shared, wide, !mine);
+  const bool decides = threadIdx.x == kThreads - 32;
   if (wide) {
+    if (decides) Decide(p, piece, shared, true, !mine);
     if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, 0, true);
     return;
   }
+  if constexpr (kShadow) Rescore<kHeadDim>(p);
+  FetchValues<kHeadDim>(p);
   int64_t rescored = 0;
   if constexpr (kShadow) {
-    if (mine) {
-      if (group.num_pieces > 1) {
-        const RaisedList raised = RaiseList(list, count, floor, shared.alpha[warp], 3);
-        count = raised.count;
-        floor = raised.floor;
-      }
-      if (lane == 0) shared.merged[warp] = count;
-    }
     __syncthreads();
 #pragma unroll 1
     for (int c = 0; c < group.num_columns; c++) rescored += shared.merged[c];
-    Rescore<kHeadDim>(p.args, block);
-    __syncthreads();
   }
   if (mine) SolveColumn(warp, shared, list, count, floor);
+  if (decides) Decide(p, piece, shared, false, !mine);
+  WaitForRows();
   __syncthreads();
-  Gather<kHeadDim>(p.args, block);
+  Gather<kHeadDim>(p);
   if (p.args.stats != nullptr) CountSearch<kHeadDim, kShadow>(p, group, shared, rescored, false);
 }
 

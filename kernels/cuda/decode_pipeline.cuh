@@ -42,17 +42,10 @@ __device__ __forceinline__ void WaitBarrier(uint64_t* barrier, int parity) {
   }
 }
 
-// Asks for memory to be brought to the L2 cache; `bytes` is a multiple of 16. By a whole warp.
-__device__ __forceinline__ void Prefetch(const void* from, int bytes) {
-  const int lane = threadIdx.x & 31;
+// Orders a thread's writes to shared memory before bulk copies to the same place that are started behind a barrier.
+__device__ __forceinline__ void FenceBeforeCopies() {
 #if __CUDA_ARCH__ >= 900
-  if (lane == 0) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-  }
-#else
-  for (int at = lane * 128; at < bytes; at += 32 * 128) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + at));
-  }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
 
@@ -141,6 +134,13 @@ class TileStream {
     batch_ = 0;
     sub_tile_ = Shape::kPerPage;
     LoadBatch();
+  }
+
+  // No more copies.
+  __device__ __forceinline__ void Stop() {
+    next_ = num_pages_;
+    batch_ = 0;
+    sub_tile_ = Shape::kPerPage;
   }
 
   // Starts copies while there are tiles and free stages. `keep(page, page_id)` tells whether a page has to be read.

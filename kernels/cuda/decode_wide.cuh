@@ -4,7 +4,7 @@
 #ifndef TAUSERVE_KERNELS_CUDA_DECODE_WIDE_CUH_
 #define TAUSERVE_KERNELS_CUDA_DECODE_WIDE_CUH_
 
-#include "kernels/cuda/decode_dense.cuh"
+#include "kernels/cuda/decode_values.cuh"
 
 namespace tauserve::cuda::decode {
 
@@ -21,6 +21,7 @@ struct alignas(16) WideRow {
 
 // All blocks wait for each other. The counter is reset by the last block to leave the kernel.
 __device__ __forceinline__ void GridBarrier(const Params& p, uint32_t& round) {
+  FenceBeforeCopies();
   __syncthreads();
   round++;
   if (threadIdx.x == 0) {
@@ -98,27 +99,39 @@ __device__ __forceinline__ void ForBlockPages(const Params& p, const WideBatch& 
 
 template <int kHeadDim>
 __device__ __forceinline__ void WideScores(const Params& p, const WideBatch& batch) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
+  const int lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
   ForBlockPages(p, batch, [&](int i, const DecodeGroup& group, int first, int end) {
-    const Column columns[2] = {MakeColumn(p.args, group, 2 * t),
-                               MakeColumn(p.args, group, 2 * t + 1)};
+    const int first_page = FirstPage(group);
+    RowStream<kHeadDim, 1> stream(p, group, p.args.keys, nullptr, first_page + first,
+                                  first_page + end);
     Bf16Queries<kHeadDim> queries;
     queries.Load(p.args, group);
-    for (int at = first + warp; at < end; at += kWarps) {
-      const int page = FirstPage(group) + at;
-      float s[4][4];
-      ScorePage<kHeadDim>(p.args, group, queries, columns, page,
-                          __ldg(p.args.page_table + group.page_table + page), s);
-      float* out = p.scores + static_cast<int64_t>(batch.first_page[i] + at) * kPageScores;
+    stream.Fill();
+    const Column column = MakeColumn(p.args, group, g);
+    float* out = p.scores + int64_t{batch.first_page[i] - first_page} * kPageScores +
+                 g * kPageTokens + 2 * t;
+#pragma unroll 1
+    while (stream.Next()) {
+      float s[2][2];
+      ScoreRows<kHeadDim>(stream.Wait(), queries, s);
+      float* to = out + int64_t{stream.page()} * kPageScores + stream.sub_tile() * kRowTile;
+      const int key = stream.first_key() + 2 * t;
+      stream.Release();
+      stream.Fill();
 #pragma unroll
-      for (int m = 0; m < 4; m++) {
+      for (int h = 0; h < 2; h++) {
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-          const int column = 2 * t + (k & 1), key = m * 16 + g + (k >> 1) * 8;
-          if (column < group.num_columns) __stcg(out + column * kPageTokens + key, s[m][k]);
+        for (int k = 0; k < 2; k++) {
+          const int at = key + 8 * h + k;
+          s[h][k] = column.mul * s[h][k] + column.slope * static_cast<float>(at - group.position);
+          if (at < group.first_key || at >= group.end_key) s[h][k] = -kInfinity;
+        }
+        if (g < group.num_columns) {
+          __stcg(reinterpret_cast<float2*>(to + 8 * h), make_float2(s[h][0], s[h][1]));
         }
       }
     }
+    stream.Finish();
   });
 }
 
@@ -150,17 +163,37 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
   const int pages = batch.first_page[i + 1] - batch.first_page[i];
   const entmax::WeightFunction w =
       entmax::MakeWeightFunction(p.args.heads[group.head[column]].alpha);
+  // What fits is kept in shared memory; a thread reads what it wrote.
+  float2* kept = reinterpret_cast<float2*>(block_memory + kSharedHead);
+  const int kept_pages =
+      (kListBytes + kWarps * p.list_capacity * static_cast<int>(sizeof(Candidate))) /
+      (kPageTokens * static_cast<int>(sizeof(float)));
+  auto load = [&](int page) {
+    return __ldcg(reinterpret_cast<const float2*>(scores + int64_t{page} * kPageScores + lane * 2));
+  };
   auto for_scores = [&](auto visit) {
 #pragma unroll 4
-    for (int page = warp; page < pages; page += kWarps) {
-      const float2 s = __ldcg(reinterpret_cast<const float2*>(
-          scores + static_cast<int64_t>(page) * kPageScores + lane * 2));
+    for (int page = warp; page < min(pages, kept_pages); page += kWarps) {
+      const float2 s = kept[page * 32 + lane];
+      visit(s.x);
+      visit(s.y);
+    }
+#pragma unroll 4
+    for (int page = kept_pages + ((warp - kept_pages) & (kWarps - 1)); page < pages;
+         page += kWarps) {
+      const float2 s = load(page);
       visit(s.x);
       visit(s.y);
     }
   };
   float max = -kInfinity;
-  for_scores([&](float s) { max = fmaxf(max, s); });
+  __syncthreads();
+#pragma unroll 8
+  for (int page = warp; page < pages; page += kWarps) {
+    const float2 s = load(page);
+    if (page < kept_pages) kept[page * 32 + lane] = s;
+    max = fmaxf(max, fmaxf(s.x, s.y));
+  }
   max = LaneGroup<32>::Max(max);
   __syncthreads();
   if (lane == 0) shared.reduce[warp][0] = max;
@@ -205,68 +238,76 @@ __device__ __forceinline__ void SolveWide(const Params& p, const WideBatch& batc
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ void WideValues(const Params& p, const WideBatch& batch, Block& block,
+__device__ __forceinline__ void WideValues(const Params& p, const WideBatch& batch,
                                            const WideRow* rows) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
-  PageWeights& weights = *reinterpret_cast<PageWeights*>(block.lists + warp * kWarpEntries);
+  const int lane = threadIdx.x & 31, t = lane & 3, g = lane >> 2;
   ForBlockPages(p, batch, [&](int i, const DecodeGroup& group, int first, int end) {
-    float sum[kDecodeColumns][8] = {};
-    WideRow row[2];
-    int attended[2] = {0, 0}, rows_read = 0;
-#pragma unroll
-    for (int c = 0; c < 2; c++) {
-      const uint4 x = __ldcg(reinterpret_cast<const uint4*>(rows + i * kDecodeColumns + 2 * t + c));
-      row[c] = {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z),
-                __uint_as_float(x.w)};
+    const int first_page = FirstPage(group);
+    RowStream<kHeadDim, 1> stream(p, group, p.args.values, nullptr, first_page + first,
+                                  first_page + end);
+    stream.Fill();
+    const bool live = g < group.num_columns;
+    WideRow row{};
+    if (live) {
+      const uint4 x = __ldcg(reinterpret_cast<const uint4*>(rows + i * kDecodeColumns + g));
+      row = {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z),
+             __uint_as_float(x.w)};
     }
-    const entmax::WeightFunction w[2] = {entmax::MakeWeightFunction(row[0].alpha),
-                                         entmax::MakeWeightFunction(row[1].alpha)};
-    for (int at = first + warp; at < end; at += kWarps) {
-      const float* scores = p.scores + static_cast<int64_t>(batch.first_page[i] + at) * kPageScores;
-      float s[4][4];
+    const entmax::WeightFunction w = entmax::MakeWeightFunction(row.alpha);
+    const float* scores = p.scores + int64_t{batch.first_page[i] - first_page} * kPageScores +
+                          g * kPageTokens + 2 * t;
+    float2 next[2];  // scores of the tile to come
+    auto load = [&](int page, int sub_tile) {
 #pragma unroll
-      for (int m = 0; m < 4; m++) {
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-          const int column = 2 * t + (k & 1), key = m * 16 + g + (k >> 1) * 8;
-          s[m][k] =
-              column < group.num_columns ? __ldcg(scores + column * kPageTokens + key) : -kInfinity;
+      for (int h = 0; h < 2; h++) {
+        next[h] = make_float2(-kInfinity, -kInfinity);
+        if (live && page < first_page + end) {
+          next[h] = __ldcg(reinterpret_cast<const float2*>(scores + int64_t{page} * kPageScores +
+                                                           sub_tile * kRowTile + 8 * h));
         }
       }
+    };
+    constexpr int kTiles = kPageTokens / kRowTile;
+    load(stream.page(), 0);
+    WeightedValues<kHeadDim> values;
+    int attended = 0;
+    bool any = false;
+#pragma unroll 1
+    while (stream.Next()) {
+      const int key = stream.first_key(), tile = stream.sub_tile();
+      float s[2][2];
 #pragma unroll
-      for (int c = 0; c < 2; c++) {
-        bool any = false;
+      for (int h = 0; h < 2; h++) {
+        s[h][0] = next[h].x;
+        s[h][1] = next[h].y;
 #pragma unroll
-        for (int m = 0; m < 4; m++) {
-#pragma unroll
-          for (int k = c; k < 4; k += 2) {
-            const float z = row[c].gap + (s[m][k] - row[c].max);
-            s[m][k] = z > 0 ? entmax::Weight(w[c], z) * row[c].inverse : 0.0f;
-            any |= s[m][k] > 0;
-          }
+        for (int k = 0; k < 2; k++) {
+          const float z = row.gap + (s[h][k] - row.max);
+          s[h][k] = live && z > 0 ? entmax::Weight(w, z) * row.inverse : 0.0f;
+          any |= s[h][k] > 0;
         }
-        attended[c] += (__ballot_sync(kFullWarp, any) & LaneGroup<8>::Mask()) != 0;
       }
-      const int count = ListWeights(weights, s);
-      rows_read += count;
-      if (count > 0) {
-        AddValues<kHeadDim>(p.args, group, weights,
-                            __ldg(p.args.page_table + group.page_table + FirstPage(group) + at),
-                            count, sum);
+      load(stream.page() + (tile + 1) / kTiles * kWarps, (tile + 1) % kTiles);
+      if (tile == kTiles - 1) {
+        attended += (__ballot_sync(kFullWarp, any) >> (lane & ~3) & 15) != 0;
+        any = false;
       }
-      __syncwarp();
+      const bool edge = key < group.first_key || key + kRowTile > group.end_key;
+      values.Add(stream.Wait(), s, key, edge, group);
+      stream.Release();
+      stream.Fill();
     }
+    stream.Finish();
     if (p.args.stats != nullptr) {
       AttentionStats* stats = p.args.stats + group.slice;
-      if (g == 0) AddTo(&stats->blocks_attended, attended[0] + attended[1]);
-      if (lane == 0) AddTo(&stats->kv_bytes_read, int64_t{rows_read} * 2 * kHeadDim);
+      if (t == 0) AddTo(&stats->blocks_attended, attended);
       if (threadIdx.x == 0) {
-        AddTo(&stats->kv_bytes_read, int64_t{end - first} * kPageTokens * 2 * kHeadDim);
+        AddTo(&stats->kv_bytes_read, int64_t{end - first} * kPageTokens * 4 * kHeadDim);
       }
     }
-    ReduceValues<kHeadDim>(
-        sum, group.num_columns, nullptr, reinterpret_cast<float*>(block.stages),
-        p.partials + static_cast<int64_t>(blockIdx.x + i) * kDecodeColumns * kHeadDim);
+    values.Reduce(group.num_columns,
+                  p.partials + static_cast<int64_t>(blockIdx.x + i) * kDecodeColumns * kHeadDim);
+    FenceBeforeCopies();
     __syncthreads();
   });
 }
@@ -290,12 +331,13 @@ __device__ __forceinline__ void MergeWide(const Params& p, const WideBatch& batc
 }
 
 template <int kHeadDim>
-__device__ __noinline__ void FinishWideGroups(const Params& p, Block& block) {
-  BlockShared& shared = block.shared;
+__device__ __noinline__ void FinishWideGroups(const Params& p) {
+  BlockShared& shared = Shared();
   WideRow* rows = reinterpret_cast<WideRow*>(p.wide_rows);
   WideBatch batch{&shared.prefix[0][0], &shared.prefix[1][0], 0, 0};
   uint32_t round = 0;
   for (;;) {
+    FenceBeforeCopies();
     __syncthreads();
     if (threadIdx.x < 32) {
       FillBatch(p, batch);
@@ -315,7 +357,7 @@ __device__ __noinline__ void FinishWideGroups(const Params& p, Block& block) {
       if (c < Groups(p)[batch.group[i]].num_columns) SolveWide(p, batch, i, c, shared, rows + r);
     }
     GridBarrier(p, round);
-    WideValues<kHeadDim>(p, batch, block, rows);
+    WideValues<kHeadDim>(p, batch, rows);
     GridBarrier(p, round);
     for (int r = blockIdx.x; r < batch.count * kDecodeColumns; r += gridDim.x) {
       const int i = r / kDecodeColumns, c = r % kDecodeColumns;
