@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/decode_kernel.cuh"
+#include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -67,8 +68,7 @@ void Launch(Params& p, int num_blocks) {
   }
   p.num_stages = stages[device];
   const int shared_bytes = kFixed + p.num_stages * kStage;
-  kernel<<<num_blocks, decode::kThreads, shared_bytes, p.args.stream>>>(p);
-  CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(kernel, num_blocks, decode::kThreads, shared_bytes, p.args.stream, p);
 }
 
 template <int kHeadDim>

@@ -1,7 +1,9 @@
 #include <algorithm>
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -58,6 +60,8 @@ __global__ void RmsNormKernel(View in, const float* weight, int n, float epsilon
   const bf16* from = in.row(blockIdx.x) + int64_t{blockIdx.y} * n;
   bf16* to = out.row(blockIdx.x) + int64_t{blockIdx.y} * n;
   float squares = 0;
+  AllowLaterKernels();
+  WaitForEarlierKernels();
   for (int c = threadIdx.x * kWidth; c < n; c += blockDim.x * kWidth) {
     const Values x = *reinterpret_cast<const Values*>(from + c);
 #pragma unroll
@@ -95,24 +99,18 @@ __global__ void RopeTableKernel(const __grid_constant__ Frequencies f, int half,
 }
 
 __global__ void RopeKernel(const float* table, int half, int head_dim, View x) {
+  AllowLaterKernels();
+  WaitForEarlierKernels();
   const int64_t r = blockIdx.x;
   const float* cosines = table + r * 2 * half;
   const float* sines = cosines + half;
-  const int items = static_cast<int>(x.cols / head_dim) * half;
-  for (int i = threadIdx.x; i < items; i += blockDim.x) {
-    const int d = i % half;
-    bf16* at = x.row(r) + i / half * head_dim + d;
-    const float a = __bfloat162float(at[0]), b = __bfloat162float(at[half]);
-    at[0] = __float2bfloat16(a * cosines[d] - b * sines[d]);
-    at[half] = __float2bfloat16(b * cosines[d] + a * sines[d]);
-  }
-}
-
-template <Activation kAct>
-__device__ float Activated(float g) {
-  if constexpr (kAct == Activation::kSilu) return g / (1 + __expf(-g));
-  constexpr float kRoot = 0.7978845608f;  // sqrt(2 / pi)
-  return 0.5f * g * (1 + tanhf(kRoot * (g + 0.044715f * g * g * g)));
+  const int i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i >= static_cast<int>(x.cols / head_dim) * half) return;
+  const int d = i % half;
+  bf16* at = x.row(r) + i / half * head_dim + d;
+  const float a = __bfloat162float(at[0]), b = __bfloat162float(at[half]);
+  at[0] = __float2bfloat16(a * cosines[d] - b * sines[d]);
+  at[half] = __float2bfloat16(b * cosines[d] + a * sines[d]);
 }
 
 template <Activation kAct, int kWidth>
@@ -121,13 +119,15 @@ __global__ void GatedActivationKernel(View gate_up, View out) {
     bf16 value[kWidth];
   };
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kWidth;
+  AllowLaterKernels();
+  WaitForEarlierKernels();
   if (c >= out.cols) return;
   const bf16* from = gate_up.row(blockIdx.x) + c;
   Values gate = *reinterpret_cast<const Values*>(from);
   const Values up = *reinterpret_cast<const Values*>(from + out.cols);
 #pragma unroll
   for (int i = 0; i < kWidth; i++) {
-    gate.value[i] = __float2bfloat16(Activated<kAct>(__bfloat162float(gate.value[i])) *
+    gate.value[i] = __float2bfloat16(Activated(kAct, __bfloat162float(gate.value[i])) *
                                      __bfloat162float(up.value[i]));
   }
   *reinterpret_cast<Values*>(out.row(blockIdx.x) + c) = gate;
@@ -140,9 +140,11 @@ void LaunchGated(Matrix gate_up, Matrix out, cudaStream_t stream) {
   const int threads = Threads(items);
   const dim3 grid(out.rows, (items + threads - 1) / threads);
   if (packed) {
-    GatedActivationKernel<kAct, kPack><<<grid, threads, 0, stream>>>(ViewOf(gate_up), ViewOf(out));
+    LaunchOverlapped(GatedActivationKernel<kAct, kPack>, grid, threads, 0, stream, ViewOf(gate_up),
+                     ViewOf(out));
   } else {
-    GatedActivationKernel<kAct, 1><<<grid, threads, 0, stream>>>(ViewOf(gate_up), ViewOf(out));
+    LaunchOverlapped(GatedActivationKernel<kAct, 1>, grid, threads, 0, stream, ViewOf(gate_up),
+                     ViewOf(out));
   }
 }
 
@@ -202,12 +204,12 @@ void RmsNormRows(Matrix in, const float* weight, int n, float epsilon, Matrix ou
   if (in.rows == 0) return;
   const dim3 grid(in.rows, in.cols / n);
   if (IsPacked(in, n) && IsPacked(out, n)) {
-    RmsNormKernel<kPack>
-        <<<grid, Threads(n / kPack), 0, stream>>>(ViewOf(in), weight, n, epsilon, ViewOf(out));
+    LaunchOverlapped(RmsNormKernel<kPack>, grid, Threads(n / kPack), 0, stream, ViewOf(in), weight,
+                     n, epsilon, ViewOf(out));
   } else {
-    RmsNormKernel<1><<<grid, Threads(n), 0, stream>>>(ViewOf(in), weight, n, epsilon, ViewOf(out));
+    LaunchOverlapped(RmsNormKernel<1>, grid, Threads(n), 0, stream, ViewOf(in), weight, n, epsilon,
+                     ViewOf(out));
   }
-  CUDA_CHECK(cudaGetLastError());
 }
 
 void MakeRopeTable(const RopeSpec& spec, const int32_t* positions, int64_t rows, float* table,
@@ -223,9 +225,10 @@ void MakeRopeTable(const RopeSpec& spec, const int32_t* positions, int64_t rows,
 void RopeRows(const float* table, int rotary_dim, int head_dim, Matrix x, cudaStream_t stream) {
   if (x.rows == 0) return;
   const int half = rotary_dim / 2;
-  RopeKernel<<<x.rows, Threads(x.cols / head_dim * half), 0, stream>>>(table, half, head_dim,
-                                                                       ViewOf(x));
-  CUDA_CHECK(cudaGetLastError());
+  const int64_t items = x.cols / head_dim * half;
+  const int threads = Threads(items);
+  const dim3 grid(x.rows, (items + threads - 1) / threads);
+  LaunchOverlapped(RopeKernel, grid, threads, 0, stream, table, half, head_dim, ViewOf(x));
 }
 
 void GatedActivationRows(Activation act, Matrix gate_up, Matrix out, cudaStream_t stream) {
@@ -235,7 +238,6 @@ void GatedActivationRows(Activation act, Matrix gate_up, Matrix out, cudaStream_
   } else {
     LaunchGated<Activation::kGeluTanh>(gate_up, out, stream);
   }
-  CUDA_CHECK(cudaGetLastError());
 }
 
 void QueryScaleRows(const QueryScaleSpec& spec, const int32_t* positions, Matrix projected,
