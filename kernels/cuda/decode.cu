@@ -6,7 +6,6 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/decode_kernel.cuh"
-#include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -68,7 +67,8 @@ void Launch(Params& p, int num_blocks) {
   }
   p.num_stages = stages[device];
   const int shared_bytes = kFixed + p.num_stages * kStage;
-  LaunchOverlapped(kernel, num_blocks, decode::kThreads, shared_bytes, p.args.stream, p);
+  kernel<<<num_blocks, decode::kThreads, shared_bytes, p.args.stream>>>(p);
+  CUDA_CHECK(cudaGetLastError());
 }
 
 template <int kHeadDim>

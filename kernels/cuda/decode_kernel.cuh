@@ -6,7 +6,6 @@
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_search.cuh"
 #include "kernels/cuda/decode_wide.cuh"
-#include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda::decode {
 
@@ -71,8 +70,6 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(const __grid_constan
 #pragma unroll 1
     for (int s = 0; s < p.num_stages; s++) InitBarrier(&shared.barrier[warp][s]);
   }
-  AllowLaterKernels();
-  WaitForEarlierKernels();
   for (int at = blockIdx.x; at >= 0;) {
     const DecodePiece& piece = p.pieces[at];
     at = piece.next;

@@ -30,8 +30,8 @@ bool IsPacked(const Matrix& m, int64_t columns) {
          columns % kPack == 0;
 }
 
-int Threads(int64_t items) {
-  return static_cast<int>(std::clamp<int64_t>((items + 31) / 32 * 32, 32, 256));
+int Threads(int64_t items, int most = 256) {
+  return static_cast<int>(std::clamp<int64_t>((items + 31) / 32 * 32, 32, most));
 }
 
 __global__ void GatherKernel(const bf16* table, int64_t table_stride, const int32_t* rows,
@@ -51,19 +51,29 @@ __device__ float SumOfBlock(float x) {
   return x;
 }
 
-// One block a run. The second reading of `in` is from the cache.
+template <int kWidth>
+struct alignas(kWidth * sizeof(bf16)) Values {
+  bf16 value[kWidth];
+};
+
+// One block a run. What a thread reads first it keeps; the second reading of the rest is from the cache.
 template <int kWidth>
 __global__ void RmsNormKernel(View in, const float* weight, int n, float epsilon, View out) {
-  struct alignas(kWidth * sizeof(bf16)) Values {
-    bf16 value[kWidth];
-  };
   const bf16* from = in.row(blockIdx.x) + int64_t{blockIdx.y} * n;
   bf16* to = out.row(blockIdx.x) + int64_t{blockIdx.y} * n;
-  float squares = 0;
+  const int begin = threadIdx.x * kWidth, step = blockDim.x * kWidth;
+  float first_weight[kWidth] = {};
+  if (begin < n) {
+#pragma unroll
+    for (int i = 0; i < kWidth; i++) first_weight[i] = weight[begin + i];
+  }
   AllowLaterKernels();
   WaitForEarlierKernels();
-  for (int c = threadIdx.x * kWidth; c < n; c += blockDim.x * kWidth) {
-    const Values x = *reinterpret_cast<const Values*>(from + c);
+  Values<kWidth> first = {};
+  float squares = 0;
+  for (int c = begin; c < n; c += step) {
+    const Values<kWidth> x = *reinterpret_cast<const Values<kWidth>*>(from + c);
+    if (c == begin) first = x;
 #pragma unroll
     for (int i = 0; i < kWidth; i++) {
       const float f = __bfloat162float(x.value[i]);
@@ -71,13 +81,15 @@ __global__ void RmsNormKernel(View in, const float* weight, int n, float epsilon
     }
   }
   const float inverse = rsqrtf(SumOfBlock(squares) / n + epsilon);
-  for (int c = threadIdx.x * kWidth; c < n; c += blockDim.x * kWidth) {
-    Values x = *reinterpret_cast<const Values*>(from + c);
+  for (int c = begin; c < n; c += step) {
+    Values<kWidth> x = first;
+    if (c > begin) x = *reinterpret_cast<const Values<kWidth>*>(from + c);
 #pragma unroll
     for (int i = 0; i < kWidth; i++) {
-      x.value[i] = __float2bfloat16(__bfloat162float(x.value[i]) * inverse * weight[c + i]);
+      const float w = c == begin ? first_weight[i] : weight[c + i];
+      x.value[i] = __float2bfloat16(__bfloat162float(x.value[i]) * inverse * w);
     }
-    *reinterpret_cast<Values*>(to + c) = x;
+    *reinterpret_cast<Values<kWidth>*>(to + c) = x;
   }
 }
 
@@ -115,22 +127,19 @@ __global__ void RopeKernel(const float* table, int half, int head_dim, View x) {
 
 template <Activation kAct, int kWidth>
 __global__ void GatedActivationKernel(View gate_up, View out) {
-  struct alignas(kWidth * sizeof(bf16)) Values {
-    bf16 value[kWidth];
-  };
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kWidth;
   AllowLaterKernels();
   WaitForEarlierKernels();
   if (c >= out.cols) return;
   const bf16* from = gate_up.row(blockIdx.x) + c;
-  Values gate = *reinterpret_cast<const Values*>(from);
-  const Values up = *reinterpret_cast<const Values*>(from + out.cols);
+  Values<kWidth> gate = *reinterpret_cast<const Values<kWidth>*>(from);
+  const Values<kWidth> up = *reinterpret_cast<const Values<kWidth>*>(from + out.cols);
 #pragma unroll
   for (int i = 0; i < kWidth; i++) {
     gate.value[i] = __float2bfloat16(Activated(kAct, __bfloat162float(gate.value[i])) *
                                      __bfloat162float(up.value[i]));
   }
-  *reinterpret_cast<Values*>(out.row(blockIdx.x) + c) = gate;
+  *reinterpret_cast<Values<kWidth>*>(out.row(blockIdx.x) + c) = gate;
 }
 
 template <Activation kAct>
@@ -204,8 +213,8 @@ void RmsNormRows(Matrix in, const float* weight, int n, float epsilon, Matrix ou
   if (in.rows == 0) return;
   const dim3 grid(in.rows, in.cols / n);
   if (IsPacked(in, n) && IsPacked(out, n)) {
-    LaunchOverlapped(RmsNormKernel<kPack>, grid, Threads(n / kPack), 0, stream, ViewOf(in), weight,
-                     n, epsilon, ViewOf(out));
+    LaunchOverlapped(RmsNormKernel<kPack>, grid, Threads(n / kPack, 1024), 0, stream, ViewOf(in),
+                     weight, n, epsilon, ViewOf(out));
   } else {
     LaunchOverlapped(RmsNormKernel<1>, grid, Threads(n), 0, stream, ViewOf(in), weight, n, epsilon,
                      ViewOf(out));

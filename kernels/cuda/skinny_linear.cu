@@ -17,8 +17,8 @@ using skinny::kWarps;
 using skinny::Params;
 
 constexpr int kMaxDevices = 64;
-// Fewer units aren't worth sharing a tile: their copies are all on the way at once.
-constexpr int kFewestUnits = 6;
+// Sharing a tile costs about as long as a block takes for so many units that nothing else competes with.
+constexpr int kFewestUnits = 8;
 
 struct Device {
   int multiprocessors = 0;
@@ -43,11 +43,8 @@ const Device& CurrentDevice() {
   return devices[device];
 }
 
-// Two sets of stages: for 227 KB of shared memory and for 163 KB.
-template <int kTiles>
-constexpr int kManyStages = kTiles == 8 ? 5 : 6;
-template <int kTiles>
-constexpr int kFewStages = kTiles == 8 ? 3 : 4;
+constexpr int kManyStages = 6;  // for 227 KB of shared memory
+constexpr int kFewStages = 4;   // for 163 KB
 
 template <int kTiles, int kStages>
 void Launch(const Params& p, int blocks, cudaStream_t stream) {
@@ -65,11 +62,10 @@ void Launch(const Params& p, int blocks, cudaStream_t stream) {
 
 template <int kTiles>
 void Launch(const Params& p, int blocks, cudaStream_t stream) {
-  constexpr int kMany = kManyStages<kTiles>;
-  if (skinny::SharedBytes<kTiles, kMany>() <= CurrentDevice().shared_bytes) {
-    Launch<kTiles, kMany>(p, blocks, stream);
+  if (skinny::SharedBytes<kTiles, kManyStages>() <= CurrentDevice().shared_bytes) {
+    Launch<kTiles, kManyStages>(p, blocks, stream);
   } else {
-    Launch<kTiles, kFewStages<kTiles>>(p, blocks, stream);
+    Launch<kTiles, kFewStages>(p, blocks, stream);
   }
 }
 
@@ -82,7 +78,7 @@ bool SkinnyLinearSupports(const LinearArgs& args) {
   return args.in.rows >= 1 && args.in.rows <= kMaxSkinnyRows && args.in.cols % 8 == 0 &&
          args.in.stride % 8 == 0 && IsAligned(args.in.data) && IsAligned(args.weight) &&
          units < INT32_MAX && args.out_features < INT32_MAX / 2 &&
-         CurrentDevice().shared_bytes >= skinny::SharedBytes<8, kFewStages<8>>();
+         CurrentDevice().shared_bytes >= skinny::SharedBytes<kMaxSkinnyRows / 8, kFewStages>();
 }
 
 size_t SkinnyLinearWorkspaceBytes() {
@@ -114,20 +110,21 @@ void SkinnyLinear(const LinearArgs& args, void* workspace, cudaStream_t stream) 
   p.activation = args.activation;
   const int tiles = (p.features + p.tile_features - 1) / p.tile_features;
   p.tile_units = static_cast<int>((p.in + kUnitInputs - 1) / kUnitInputs);
-  p.units = tiles * p.tile_units;
-  const int blocks = std::min(sms, std::max(tiles, (p.units + kFewestUnits - 1) / kFewestUnits));
+  const int units = tiles * p.tile_units;
+  const int most = std::min(sms, std::max(tiles, (units + kFewestUnits - 1) / kFewestUnits));
+  // No more blocks than make the longest ones shorter: even shares cut tiles in fewer places.
+  const int longest = (units + most - 1) / most;
+  const int blocks = (units + longest - 1) / longest;
+  p.block_units = units / blocks;
+  p.long_blocks = units % blocks;
   p.arrivals = static_cast<int*>(workspace);
   const size_t head = (sms * kWarps * sizeof(int) + 255) / 256 * 256;
   p.partials = reinterpret_cast<float4*>(static_cast<char*>(workspace) + head);
-  const int batch_tiles = (p.rows + 7) / 8;
-  if (batch_tiles <= 1) {
+  static_assert(kMaxSkinnyRows == 16);
+  if (p.rows <= 8) {
     Launch<1>(p, blocks, stream);
-  } else if (batch_tiles <= 2) {
-    Launch<2>(p, blocks, stream);
-  } else if (batch_tiles <= 4) {
-    Launch<4>(p, blocks, stream);
   } else {
-    Launch<8>(p, blocks, stream);
+    Launch<2>(p, blocks, stream);
   }
 }
 

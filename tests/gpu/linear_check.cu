@@ -219,15 +219,15 @@ void Check(Engine& engine, const Case& c) {
 
 std::vector<Case> SmallCases() {
   return {{64, 96, {1, 9}, true, true},
-          {1000, 130, {3, 17}, false, true},
-          {8, 1, {1, 64}, true, false, true},
-          {2048, 384, {1, 8, 33}, false, false, false, true}};
+          {1000, 130, {3, 13}, false, true},
+          {8, 1, {1, 16}, true, false, true},
+          {2048, 384, {1, 8, 15}, false, false, false, true}};
 }
 
 std::vector<Case> Cases() {
   std::vector<int> all;
   for (int r = 1; r <= kMaxSkinnyRows; r++) all.push_back(r);
-  const std::vector<int> some = {1, 2, 7, 8, 9, 16, 17, 31, 32, 33, 64};
+  const std::vector<int> some = {1, 2, 7, 8, 9, 15, 16};
   std::vector<Case> cases = SmallCases();
   cases.push_back({1024, 4096, all, true, true});
   cases.push_back({4096, 300, all, false, false, true});
@@ -284,12 +284,13 @@ double TimeGraph(const std::function<void(cudaStream_t)>& launch, int replays = 
   return times[times.size() / 2];
 }
 
-constexpr size_t kPool = size_t{5} << 30;  // elements of bf16
+constexpr size_t kPool = size_t{5} << 30;                   // elements of bf16
+constexpr size_t kInputs = size_t{kMaxSkinnyRows} * 28672;  // the same
 
 struct Timings {
   Engine engine;
-  Array<bf16> pool{kPool}, x{size_t{64} * 14336}, y{size_t{64} * 28672}, z{size_t{64} * 28672};
-  Array<float> logits{size_t{64} * 128256}, norm{8192};
+  Array<bf16> pool{kPool}, x{kInputs}, y{kInputs}, z{kInputs};
+  Array<float> logits{size_t{kMaxSkinnyRows} * 128256}, norm{8192};
   double copy_rate = 0;  // bytes a microsecond
 };
 
@@ -357,7 +358,7 @@ void TimeStep(Timings& t, const Model& m, int rows, bool own) {
       return weight;
     };
     const Matrix residual = {t.x.get(), rows, m.hidden, m.hidden};
-    const Matrix normed = {t.x.get() + 64 * 8192, rows, m.hidden, m.hidden};
+    const Matrix normed = {t.x.get() + kInputs / 2, rows, m.hidden, m.hidden};
     const Matrix gate_up = {t.y.get(), rows, 2 * m.intermediate, 2 * m.intermediate};
     const Matrix activated = {t.z.get(), rows, m.intermediate, m.intermediate};
     for (int layer = 0; layer < m.layers; layer++) {
@@ -435,7 +436,7 @@ int main(int argc, char** argv) {
   if (mode == "time") {
     std::vector<int> rows;
     for (int i = 2; i < argc; i++) rows.push_back(std::atoi(argv[i]));
-    if (rows.empty()) rows = {1, 2, 4, 8, 16, 32, 64};
+    if (rows.empty()) rows = {1, 2, 4, 8, 12, 16};
     TimeAll(rows);
     return 0;
   }
