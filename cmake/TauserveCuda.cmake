@@ -115,13 +115,14 @@ function(tauserve_cuda_library name)
                         BUILD_RPATH "$ORIGIN;${library_folder}" INSTALL_RPATH "$ORIGIN")
 endfunction()
 
-# tauserve_cuda_program(name SOURCES a.cu b.cc ...): on a GPU only the CUDA driver is needed to run it.
+# tauserve_cuda_program(name SOURCES a.cu b.cc ... [DEPS library ...]): on a GPU only the CUDA driver is needed to run it,
+# and `DEPS`.
 function(tauserve_cuda_program name)
-  cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
   tauserve_cuda_objects(objects ${arg_SOURCES})
   add_executable(${name} ${objects})
   target_include_directories(${name} SYSTEM PRIVATE ${TAUSERVE_CUDA_INCLUDE})
-  target_link_libraries(${name} PRIVATE tauserve_options ${TAUSERVE_CUDART} Threads::Threads
-                        ${CMAKE_DL_LIBS} rt)
+  target_link_libraries(${name} PRIVATE tauserve_options ${arg_DEPS} ${TAUSERVE_CUDART}
+                        Threads::Threads ${CMAKE_DL_LIBS} rt)
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
 endfunction()

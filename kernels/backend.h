@@ -100,6 +100,13 @@ class Backend {
   virtual void Rope(const RopeSpec& spec, int head_dim, Matrix x) = 0;
   // out[r][c] = act(gate_up[r][c]) * gate_up[r][cols + c]
   virtual void GatedActivation(Activation act, Matrix gate_up, Matrix out) = 0;
+  // Linear to `gate_up`, then GatedActivation of that to `out`. Where a device does both at once, `gate_up` may keep what
+  // it held.
+  virtual void GatedLinear(const LinearWeight& weight, Activation act, Matrix in, Matrix gate_up,
+                           Matrix out) {
+    Linear(weight, in, gate_up);
+    GatedActivation(act, gate_up, out);
+  }
   // `projected` [rows, 2 * n]: b then g for the n = num_heads - first_head scaled heads (kAdaptive; else unused).
   // out: float32 on every device, [rows, num_heads].
   virtual void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) = 0;

@@ -55,6 +55,8 @@ class CudaBackend : public Backend {
                        TopLogits* out) override;
   void Rope(const RopeSpec& spec, int head_dim, Matrix x) override;
   void GatedActivation(Activation act, Matrix gate_up, Matrix out) override;
+  void GatedLinear(const LinearWeight& weight, Activation act, Matrix in, Matrix gate_up,
+                   Matrix out) override;
   void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) override;
   void AppendKv(int layer, Matrix keys, Matrix values) override;
   void Attention(int layer, const AttentionSpec& spec, Matrix q, Matrix query_scale,

@@ -23,6 +23,7 @@ enum class Op {
   kRopeTable,
   kRope,
   kGated,
+  kGatedLinear,
   kScale,
   kAppend,
   kDownload
@@ -151,6 +152,16 @@ void CudaBackend::GatedActivation(Activation act, Matrix gate_up, Matrix out) {
   TAUSERVE_CHECK(gate_up.cols == 2 * out.cols && gate_up.rows == out.rows, "shapes");
   graphs_.Do(SignatureOf(Op::kGated, nullptr, gate_up, out).Add(act),
              [this, act, gate_up, out] { GatedActivationRows(act, gate_up, out, stream_); });
+}
+
+void CudaBackend::GatedLinear(const LinearWeight& weight, Activation act, Matrix in, Matrix gate_up,
+                              Matrix out) {
+  if (!Works()) return;
+  const auto* w = static_cast<const GpuLinear*>(&weight);
+  const Signature signature = SignatureOf(Op::kGatedLinear, w, in, out).Add(gate_up).Add(act);
+  graphs_.Do(signature, [this, w, act, in, gate_up, out] {
+    linear_.RunGated(*w, act, in, gate_up, out, stream_);
+  });
 }
 
 void CudaBackend::QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) {

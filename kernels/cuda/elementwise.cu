@@ -1,7 +1,9 @@
 #include <algorithm>
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -28,8 +30,8 @@ bool IsPacked(const Matrix& m, int64_t columns) {
          columns % kPack == 0;
 }
 
-int Threads(int64_t items) {
-  return static_cast<int>(std::clamp<int64_t>((items + 31) / 32 * 32, 32, 256));
+int Threads(int64_t items, int most = 256) {
+  return static_cast<int>(std::clamp<int64_t>((items + 31) / 32 * 32, 32, most));
 }
 
 __global__ void GatherKernel(const bf16* table, int64_t table_stride, const int32_t* rows,
@@ -49,17 +51,29 @@ __device__ float SumOfBlock(float x) {
   return x;
 }
 
-// One block a run. The second reading of `in` is from the cache.
+template <int kWidth>
+struct alignas(kWidth * sizeof(bf16)) Values {
+  bf16 value[kWidth];
+};
+
+// One block a run. What a thread reads first it keeps; the second reading of the rest is from the cache.
 template <int kWidth>
 __global__ void RmsNormKernel(View in, const float* weight, int n, float epsilon, View out) {
-  struct alignas(kWidth * sizeof(bf16)) Values {
-    bf16 value[kWidth];
-  };
   const bf16* from = in.row(blockIdx.x) + int64_t{blockIdx.y} * n;
   bf16* to = out.row(blockIdx.x) + int64_t{blockIdx.y} * n;
+  const int begin = threadIdx.x * kWidth, step = blockDim.x * kWidth;
+  float first_weight[kWidth] = {};
+  if (begin < n) {
+#pragma unroll
+    for (int i = 0; i < kWidth; i++) first_weight[i] = weight[begin + i];
+  }
+  AllowLaterKernels();
+  WaitForEarlierKernels();
+  Values<kWidth> first = {};
   float squares = 0;
-  for (int c = threadIdx.x * kWidth; c < n; c += blockDim.x * kWidth) {
-    const Values x = *reinterpret_cast<const Values*>(from + c);
+  for (int c = begin; c < n; c += step) {
+    const Values<kWidth> x = *reinterpret_cast<const Values<kWidth>*>(from + c);
+    if (c == begin) first = x;
 #pragma unroll
     for (int i = 0; i < kWidth; i++) {
       const float f = __bfloat162float(x.value[i]);
@@ -67,13 +81,15 @@ __global__ void RmsNormKernel(View in, const float* weight, int n, float epsilon
     }
   }
   const float inverse = rsqrtf(SumOfBlock(squares) / n + epsilon);
-  for (int c = threadIdx.x * kWidth; c < n; c += blockDim.x * kWidth) {
-    Values x = *reinterpret_cast<const Values*>(from + c);
+  for (int c = begin; c < n; c += step) {
+    Values<kWidth> x = first;
+    if (c > begin) x = *reinterpret_cast<const Values<kWidth>*>(from + c);
 #pragma unroll
     for (int i = 0; i < kWidth; i++) {
-      x.value[i] = __float2bfloat16(__bfloat162float(x.value[i]) * inverse * weight[c + i]);
+      const float w = c == begin ? first_weight[i] : weight[c + i];
+      x.value[i] = __float2bfloat16(__bfloat162float(x.value[i]) * inverse * w);
     }
-    *reinterpret_cast<Values*>(to + c) = x;
+    *reinterpret_cast<Values<kWidth>*>(to + c) = x;
   }
 }
 
@@ -95,42 +111,35 @@ __global__ void RopeTableKernel(const __grid_constant__ Frequencies f, int half,
 }
 
 __global__ void RopeKernel(const float* table, int half, int head_dim, View x) {
+  AllowLaterKernels();
+  WaitForEarlierKernels();
   const int64_t r = blockIdx.x;
   const float* cosines = table + r * 2 * half;
   const float* sines = cosines + half;
-  const int items = static_cast<int>(x.cols / head_dim) * half;
-  for (int i = threadIdx.x; i < items; i += blockDim.x) {
-    const int d = i % half;
-    bf16* at = x.row(r) + i / half * head_dim + d;
-    const float a = __bfloat162float(at[0]), b = __bfloat162float(at[half]);
-    at[0] = __float2bfloat16(a * cosines[d] - b * sines[d]);
-    at[half] = __float2bfloat16(b * cosines[d] + a * sines[d]);
-  }
-}
-
-template <Activation kAct>
-__device__ float Activated(float g) {
-  if constexpr (kAct == Activation::kSilu) return g / (1 + __expf(-g));
-  constexpr float kRoot = 0.7978845608f;  // sqrt(2 / pi)
-  return 0.5f * g * (1 + tanhf(kRoot * (g + 0.044715f * g * g * g)));
+  const int i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i >= static_cast<int>(x.cols / head_dim) * half) return;
+  const int d = i % half;
+  bf16* at = x.row(r) + i / half * head_dim + d;
+  const float a = __bfloat162float(at[0]), b = __bfloat162float(at[half]);
+  at[0] = __float2bfloat16(a * cosines[d] - b * sines[d]);
+  at[half] = __float2bfloat16(b * cosines[d] + a * sines[d]);
 }
 
 template <Activation kAct, int kWidth>
 __global__ void GatedActivationKernel(View gate_up, View out) {
-  struct alignas(kWidth * sizeof(bf16)) Values {
-    bf16 value[kWidth];
-  };
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kWidth;
+  AllowLaterKernels();
+  WaitForEarlierKernels();
   if (c >= out.cols) return;
   const bf16* from = gate_up.row(blockIdx.x) + c;
-  Values gate = *reinterpret_cast<const Values*>(from);
-  const Values up = *reinterpret_cast<const Values*>(from + out.cols);
+  Values<kWidth> gate = *reinterpret_cast<const Values<kWidth>*>(from);
+  const Values<kWidth> up = *reinterpret_cast<const Values<kWidth>*>(from + out.cols);
 #pragma unroll
   for (int i = 0; i < kWidth; i++) {
-    gate.value[i] = __float2bfloat16(Activated<kAct>(__bfloat162float(gate.value[i])) *
+    gate.value[i] = __float2bfloat16(Activated(kAct, __bfloat162float(gate.value[i])) *
                                      __bfloat162float(up.value[i]));
   }
-  *reinterpret_cast<Values*>(out.row(blockIdx.x) + c) = gate;
+  *reinterpret_cast<Values<kWidth>*>(out.row(blockIdx.x) + c) = gate;
 }
 
 template <Activation kAct>
@@ -140,9 +149,11 @@ void LaunchGated(Matrix gate_up, Matrix out, cudaStream_t stream) {
   const int threads = Threads(items);
   const dim3 grid(out.rows, (items + threads - 1) / threads);
   if (packed) {
-    GatedActivationKernel<kAct, kPack><<<grid, threads, 0, stream>>>(ViewOf(gate_up), ViewOf(out));
+    LaunchOverlapped(GatedActivationKernel<kAct, kPack>, grid, threads, 0, stream, ViewOf(gate_up),
+                     ViewOf(out));
   } else {
-    GatedActivationKernel<kAct, 1><<<grid, threads, 0, stream>>>(ViewOf(gate_up), ViewOf(out));
+    LaunchOverlapped(GatedActivationKernel<kAct, 1>, grid, threads, 0, stream, ViewOf(gate_up),
+                     ViewOf(out));
   }
 }
 
@@ -202,12 +213,12 @@ void RmsNormRows(Matrix in, const float* weight, int n, float epsilon, Matrix ou
   if (in.rows == 0) return;
   const dim3 grid(in.rows, in.cols / n);
   if (IsPacked(in, n) && IsPacked(out, n)) {
-    RmsNormKernel<kPack>
-        <<<grid, Threads(n / kPack), 0, stream>>>(ViewOf(in), weight, n, epsilon, ViewOf(out));
+    LaunchOverlapped(RmsNormKernel<kPack>, grid, Threads(n / kPack, 1024), 0, stream, ViewOf(in),
+                     weight, n, epsilon, ViewOf(out));
   } else {
-    RmsNormKernel<1><<<grid, Threads(n), 0, stream>>>(ViewOf(in), weight, n, epsilon, ViewOf(out));
+    LaunchOverlapped(RmsNormKernel<1>, grid, Threads(n), 0, stream, ViewOf(in), weight, n, epsilon,
+                     ViewOf(out));
   }
-  CUDA_CHECK(cudaGetLastError());
 }
 
 void MakeRopeTable(const RopeSpec& spec, const int32_t* positions, int64_t rows, float* table,
@@ -223,9 +234,10 @@ void MakeRopeTable(const RopeSpec& spec, const int32_t* positions, int64_t rows,
 void RopeRows(const float* table, int rotary_dim, int head_dim, Matrix x, cudaStream_t stream) {
   if (x.rows == 0) return;
   const int half = rotary_dim / 2;
-  RopeKernel<<<x.rows, Threads(x.cols / head_dim * half), 0, stream>>>(table, half, head_dim,
-                                                                       ViewOf(x));
-  CUDA_CHECK(cudaGetLastError());
+  const int64_t items = x.cols / head_dim * half;
+  const int threads = Threads(items);
+  const dim3 grid(x.rows, (items + threads - 1) / threads);
+  LaunchOverlapped(RopeKernel, grid, threads, 0, stream, table, half, head_dim, ViewOf(x));
 }
 
 void GatedActivationRows(Activation act, Matrix gate_up, Matrix out, cudaStream_t stream) {
@@ -235,7 +247,6 @@ void GatedActivationRows(Activation act, Matrix gate_up, Matrix out, cudaStream_
   } else {
     LaunchGated<Activation::kGeluTanh>(gate_up, out, stream);
   }
-  CUDA_CHECK(cudaGetLastError());
 }
 
 void QueryScaleRows(const QueryScaleSpec& spec, const int32_t* positions, Matrix projected,

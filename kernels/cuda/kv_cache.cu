@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/kv_cache.h"
+#include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -36,6 +37,8 @@ __device__ float NormOf(float squares, float largest) {
 // One warp a row and KV head. The shadow's bound holds for any key: one that is too large for it gets codes of zero and
 // an infinite rest.
 __global__ void AppendKernel(const __grid_constant__ AppendViews a) {
+  AllowLaterKernels();
+  WaitForEarlierKernels();
   const int64_t row = blockIdx.x;
   const int head = blockIdx.y * kHeads + threadIdx.y, lane = threadIdx.x;
   if (head >= a.num_kv_heads) return;
@@ -115,8 +118,7 @@ void AppendRows(const AppendArgs& args, cudaStream_t stream) {
                              args.values.stride,
                              args.row_slot};
   const dim3 grid(args.keys.rows, (args.num_kv_heads + kHeads - 1) / kHeads);
-  AppendKernel<<<grid, dim3(32, kHeads), 0, stream>>>(views);
-  CUDA_CHECK(cudaGetLastError());
+  LaunchOverlapped(AppendKernel, grid, dim3(32, kHeads), 0, stream, views);
 }
 
 void BeginPages(const KvLayout& layout, std::byte* data, const int32_t* pages, int num_pages,

@@ -7,35 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/skinny_linear.h"
 #include "kernels/host_floats.h"
 
 namespace tauserve::cuda {
-namespace {
-
-constexpr size_t kWorkspaceBytes = 32 << 20;  // what the library recommends on sm_90
-constexpr size_t kMaxProducts = 1 << 14;      // prompts' rows come in any number
-
-// Keeps the library's failures as the runtime's, which have names for what matters here.
-bool CheckCublas(cublasStatus_t status, const char* call, int line) {
-  if (status == CUBLAS_STATUS_SUCCESS) return true;
-  const cudaError_t pending = cudaGetLastError();
-  const cudaError_t code = pending != cudaSuccess                     ? pending
-                           : status == CUBLAS_STATUS_ALLOC_FAILED     ? cudaErrorMemoryAllocation
-                           : status == CUBLAS_STATUS_NOT_SUPPORTED    ? cudaErrorNotSupported
-                           : status == CUBLAS_STATUS_EXECUTION_FAILED ? cudaErrorLaunchFailure
-                           : status == CUBLAS_STATUS_INVALID_VALUE    ? cudaErrorInvalidValue
-                                                                      : cudaErrorUnknown;
-  return KeepCudaError(code, call, __FILE__, line);
-}
-
-#define CUBLAS_CHECK(call) CheckCublas((call), #call, __LINE__)
-
-int AlignmentOf(const void* data) {
-  const uintptr_t bits = reinterpret_cast<uintptr_t>(data) | 256;
-  return static_cast<int>(bits & -bits);
-}
-
-}  // namespace
 
 void UploadAsBFloat16(const HostTensor& tensor, void* to) {
   const int64_t n = tensor.size();
@@ -62,68 +38,18 @@ GpuLinear::GpuLinear(int64_t in, int64_t out, bool bias)
       bias_(bias ? out * 2 : 0),
       float_bias_(bias ? out * 4 : 0) {}
 
-// A row-major [rows][n] matrix is a column-major [n][rows] one: out^T = weight * in^T.
-struct LinearEngine::Product {
-  Product(const Shape& s, cublasLtHandle_t handle) {
-    const cudaDataType_t out_type = s.out_type == DataType::kFloat32 ? CUDA_R_32F : CUDA_R_16BF;
-    ok = CUBLAS_CHECK(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F)) &&
-         CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&weight, CUDA_R_16BF, s.in, s.out, s.in)) &&
-         CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&in, CUDA_R_16BF, s.in, s.rows, s.in_stride)) &&
-         CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&out, out_type, s.out, s.rows, s.out_stride));
-    if (!ok) return;
-    const cublasOperation_t transpose = CUBLAS_OP_T;
-    Set(CUBLASLT_MATMUL_DESC_TRANSA, transpose);
-    if (s.bias) {
-      const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-      Set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-      Set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, out_type);
-    }
-    cublasLtMatmulPreference_t preference = nullptr;
-    ok = ok && CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
-    auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
-      ok = ok && CUBLAS_CHECK(
-                     cublasLtMatmulPreferenceSetAttribute(preference, name, &value, sizeof(value)));
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(s.in_alignment));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(s.out_alignment));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(s.out_alignment));
-    cublasLtMatmulHeuristicResult_t result;
-    int found = 0;
-    ok = ok && CUBLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, desc, weight, in, out, out,
-                                                           preference, 1, &result, &found));
-    if (ok && found == 0) ok = CUBLAS_CHECK(CUBLAS_STATUS_NOT_SUPPORTED);
-    if (ok) algorithm = result.algo;
-    cublasLtMatmulPreferenceDestroy(preference);
-  }
-  ~Product() {
-    cublasLtMatrixLayoutDestroy(weight);
-    cublasLtMatrixLayoutDestroy(in);
-    cublasLtMatrixLayoutDestroy(out);
-    cublasLtMatmulDescDestroy(desc);
-  }
-  template <typename T>
-  void Set(cublasLtMatmulDescAttributes_t name, const T& value) {
-    ok = ok && CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(desc, name, &value, sizeof(value)));
-  }
-
-  bool ok = false;
-  cublasLtMatmulDesc_t desc = nullptr;
-  cublasLtMatrixLayout_t weight = nullptr, in = nullptr, out = nullptr;
-  cublasLtMatmulAlgo_t algorithm;
-};
-
-LinearEngine::LinearEngine() = default;
-
-LinearEngine::~LinearEngine() {
-  products_.clear();
-  if (handle_ != nullptr) cublasLtDestroy(handle_);
-}
-
 absl::Status LinearEngine::Open() {
-  if (!CUBLAS_CHECK(cublasLtCreate(&handle_))) return KeptCudaStatus();
-  workspace_ = GpuBuffer(kWorkspaceBytes);
-  return NeedMemory(workspace_, "the workspace of matrix products", "end what else uses the GPU");
+  if (!cublaslt_.Open()) return KeptCudaStatus();
+  cublaslt_workspace_ = GpuBuffer(kCublasLtWorkspaceBytes);
+  skinny_workspace_ = GpuBuffer(SkinnyLinearWorkspaceBytes());
+  for (const GpuBuffer* buffer : {&cublaslt_workspace_, &skinny_workspace_}) {
+    const absl::Status status =
+        NeedMemory(*buffer, "the workspace of matrix products", "end what else uses the GPU");
+    if (!status.ok()) return status;
+  }
+  CUDA_CHECK(cudaMemset(skinny_workspace_.data(), 0, skinny_workspace_.size()));
+  CUDA_CHECK(cudaStreamSynchronize(nullptr));
+  return KeptCudaStatus();
 }
 
 std::unique_ptr<GpuLinear> LinearEngine::Load(absl::Span<const HostTensor> weights,
@@ -157,13 +83,18 @@ std::unique_ptr<GpuLinear> LinearEngine::Load(absl::Span<const HostTensor> weigh
   return linear;
 }
 
-LinearEngine::Product& LinearEngine::ProductOf(const Shape& shape) {
-  auto it = products_.find(shape);
-  if (it == products_.end()) {
-    if (products_.size() == kMaxProducts) products_.clear();
-    it = products_.emplace(shape, std::make_unique<Product>(shape, handle_)).first;
+LinearArgs LinearEngine::ArgsOf(const GpuLinear& weight, Matrix in, Matrix out, DataType out_type) {
+  LinearArgs args;
+  args.weight = weight.weight_.as<__nv_bfloat16>();
+  args.out_features = weight.out_;
+  if (weight.bias_.size() > 0) {
+    args.bias = weight.bias_.as<__nv_bfloat16>();
+    args.float_bias = weight.float_bias_.as<float>();
   }
-  return *it->second;
+  args.in = in;
+  args.out = out;
+  args.out_type = out_type;
+  return args;
 }
 
 void LinearEngine::Run(const GpuLinear& weight, Matrix in, bool add, Matrix out, DataType out_type,
@@ -171,20 +102,29 @@ void LinearEngine::Run(const GpuLinear& weight, Matrix in, bool add, Matrix out,
   TAUSERVE_CHECK(in.cols == weight.in_ && out.cols == weight.out_ && in.rows == out.rows,
                  "linear shapes");
   if (in.rows == 0) return;
-  const bool bias = weight.bias_.size() > 0;
-  Product& product = ProductOf({in.rows, in.cols, out.cols, in.stride, out.stride,
-                                AlignmentOf(in.data), AlignmentOf(out.data), bias, add, out_type});
-  if (bias) {
-    const bool floats = out_type == DataType::kFloat32;
-    const void* data = floats ? weight.float_bias_.as<void>() : weight.bias_.as<void>();
-    product.Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, data);
+  LinearArgs args = ArgsOf(weight, in, out, out_type);
+  args.add = add;
+  if (SkinnyLinearSupports(args)) {
+    SkinnyLinear(args, skinny_workspace_.data(), stream);
+  } else {
+    cublaslt_.Run(args, cublaslt_workspace_.data(), stream);
   }
-  if (!product.ok) return;
-  const float one = 1, beta = add ? 1 : 0;
-  CUBLAS_CHECK(cublasLtMatmul(handle_, product.desc, &one, weight.weight_.as<void>(),
-                              product.weight, in.data, product.in, &beta, out.data, product.out,
-                              out.data, product.out, &product.algorithm, workspace_.as<void>(),
-                              kWorkspaceBytes, stream));
+}
+
+void LinearEngine::RunGated(const GpuLinear& weight, Activation activation, Matrix in,
+                            Matrix gate_up, Matrix out, cudaStream_t stream) {
+  TAUSERVE_CHECK(in.cols == weight.in_ && 2 * out.cols == weight.out_ && in.rows == out.rows,
+                 "linear shapes");
+  if (in.rows == 0) return;
+  LinearArgs args = ArgsOf(weight, in, out, DataType::kBFloat16);
+  args.gated = true;
+  args.activation = activation;
+  if (SkinnyLinearSupports(args)) {
+    SkinnyLinear(args, skinny_workspace_.data(), stream);
+  } else {
+    Run(weight, in, /*add=*/false, gate_up, DataType::kBFloat16, stream);
+    GatedActivationRows(activation, gate_up, out, stream);
+  }
 }
 
 }  // namespace tauserve::cuda

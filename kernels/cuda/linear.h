@@ -1,18 +1,17 @@
-// Linear layers by cuBLASLt: bfloat16 operands, float32 sums, bias in the epilogue. The fastest algorithm by the
-// library's heuristics is asked for once a shape and kept.
+// Linear layers: weights on the device, and the choice between our kernel for few rows (skinny_linear.h) and cuBLASLt.
 #ifndef TAUSERVE_KERNELS_CUDA_LINEAR_H_
 #define TAUSERVE_KERNELS_CUDA_LINEAR_H_
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <map>
 #include <memory>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/cublaslt_linear.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/linear_args.h"
 
 namespace tauserve::cuda {
 
@@ -36,12 +35,7 @@ void UploadAsBFloat16(const HostTensor& tensor, void* to);
 
 class LinearEngine {
  public:
-  LinearEngine();
-  ~LinearEngine();
-  LinearEngine(const LinearEngine&) = delete;
-  LinearEngine& operator=(const LinearEngine&) = delete;
-
-  // Makes the library's handle and its workspace.
+  // Makes the library's handle and the workspaces.
   absl::Status Open();
   // As Backend::LoadLinear. The status says if there was no memory; the weight has its shape all the same.
   std::unique_ptr<GpuLinear> Load(absl::Span<const HostTensor> weights,
@@ -49,22 +43,15 @@ class LinearEngine {
   // out = in * weight^T + bias, plus what `out` holds where `add`. `out` is of type `out_type`.
   void Run(const GpuLinear& weight, Matrix in, bool add, Matrix out, DataType out_type,
            cudaStream_t stream);
+  // out = act(gate) * up, where in * weight^T + bias is gate, then up. `gate_up` may be used for them.
+  void RunGated(const GpuLinear& weight, Activation activation, Matrix in, Matrix gate_up,
+                Matrix out, cudaStream_t stream);
 
  private:
-  // What the choice of an algorithm depends on.
-  struct Shape {
-    int64_t rows, in, out, in_stride, out_stride;
-    int in_alignment, out_alignment;  // of the pointers, in bytes
-    bool bias, add;
-    DataType out_type;
-    auto operator<=>(const Shape&) const = default;
-  };
-  struct Product;
-  Product& ProductOf(const Shape& shape);
+  static LinearArgs ArgsOf(const GpuLinear& weight, Matrix in, Matrix out, DataType out_type);
 
-  cublasLtHandle_t handle_ = nullptr;
-  GpuBuffer workspace_;
-  std::map<Shape, std::unique_ptr<Product>> products_;
+  CublasLtLinear cublaslt_;
+  GpuBuffer cublaslt_workspace_, skinny_workspace_;
 };
 
 }  // namespace tauserve::cuda

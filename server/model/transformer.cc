@@ -204,8 +204,7 @@ void Transformer::RunAttention(int layer, Matrix residual, Matrix attended) {
     backend_->RmsNorm(keys, *weights.key_norm, config_.rms_norm_epsilon, keys);
   }
   if (config_.rope) {
-    backend_->Rope(rope_, config_.head_dim, queries);
-    backend_->Rope(rope_, config_.head_dim, keys);
+    backend_->Rope(rope_, config_.head_dim, Cols(input, 0, values_begin));  // queries and keys
   }
   Matrix query_scale;
   if (weights.query_scale.kind != QueryScaleSpec::Kind::kNone) {
@@ -221,8 +220,7 @@ void Transformer::RunMlp(const LayerWeights& layer, Matrix residual) {
   const Matrix gate_up = Rows(gate_up_.all, 0, residual.rows);
   const Matrix activated = Rows(activated_.all, 0, residual.rows);
   backend_->RmsNorm(residual, *layer.mlp_norm, config_.rms_norm_epsilon, normed);
-  backend_->Linear(*layer.gate_up, normed, gate_up);
-  backend_->GatedActivation(config_.activation, gate_up, activated);
+  backend_->GatedLinear(*layer.gate_up, config_.activation, normed, gate_up, activated);
   backend_->LinearAdd(*layer.down, activated, residual);
 }
 

@@ -65,6 +65,10 @@ class ForwardingBackend : public Backend {
   void GatedActivation(Activation act, Matrix gate_up, Matrix out) override {
     backend_->GatedActivation(act, gate_up, out);
   }
+  void GatedLinear(const LinearWeight& weight, Activation act, Matrix in, Matrix gate_up,
+                   Matrix out) override {
+    backend_->GatedLinear(weight, act, in, gate_up, out);
+  }
   void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) override {
     backend_->QueryScale(spec, projected, out);
   }

@@ -1,5 +1,5 @@
-// Waits for every operation and adds up how long each kind took. What runs is the same, but nothing overlaps: the times
-// say where a step of large operations goes, not how long a step of small ones takes.
+// Waits for every operation and adds up how long each kind took. What runs is the same, but nothing overlaps or is fused:
+// the times say where a step of large operations goes, not how long a step of small ones takes.
 #ifndef TAUSERVE_TESTS_BENCH_TIMED_BACKEND_H_
 #define TAUSERVE_TESTS_BENCH_TIMED_BACKEND_H_
 
@@ -57,6 +57,11 @@ class TimedBackend : public ForwardingBackend {
   }
   void GatedActivation(Activation act, Matrix gate_up, Matrix out) override {
     Time(times_.other, [&] { ForwardingBackend::GatedActivation(act, gate_up, out); });
+  }
+  void GatedLinear(const LinearWeight& weight, Activation act, Matrix in, Matrix gate_up,
+                   Matrix out) override {
+    if (!timing_) return ForwardingBackend::GatedLinear(weight, act, in, gate_up, out);
+    Backend::GatedLinear(weight, act, in, gate_up, out);  // the parts by themselves
   }
   void QueryScale(const QueryScaleSpec& spec, Matrix projected, Matrix out) override {
     Time(times_.other, [&] { ForwardingBackend::QueryScale(spec, projected, out); });
