@@ -30,8 +30,9 @@ bool Scheduler::ByRank::operator()(const Sequence* a, const Sequence* b) const {
 
 Scheduler::Scheduler(const SchedulerOptions& options, PagePool* pool, PrefixIndex* index)
     : options_(options), pool_(pool), index_(index) {
-  TAUSERVE_CHECK(options.max_running_requests <= options.max_batched_tokens,
-                 "a row for each running request");
+  // A row for each.
+  options_.max_running_requests =
+      std::min(options.max_running_requests, options.max_batched_tokens);
 }
 
 void Scheduler::Add(Sequence* sequence) {

@@ -28,7 +28,7 @@ namespace tauserve {
 
 struct SchedulerOptions {
   int32_t max_batched_tokens = 2048;  // of a step
-  int32_t max_running_requests = 64;  // at most max_batched_tokens
+  int32_t max_running_requests = 64;  // at most max_batched_tokens of them
 };
 
 class Scheduler {
