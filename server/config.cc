@@ -26,6 +26,11 @@ ABSL_FLAG(
 ABSL_FLAG(int32_t, max_batched_tokens, 2048, "tokens of one engine step");
 ABSL_FLAG(int32_t, max_running_requests, 64, "requests of one engine step");
 ABSL_FLAG(int32_t, max_waiting_requests, 256, "requests in the queue; more are refused");
+ABSL_FLAG(int64_t, max_waiting_prompt_tokens, 1 << 22,
+          "tokens of the prompts in the queue; more are refused, but one alone");
+ABSL_FLAG(absl::Duration, target_step_time, absl::Milliseconds(200),
+          "prompts get so many tokens of a step that the others' next tokens come in this time; 0: "
+          "as many as fit");
 ABSL_FLAG(int32_t, max_message_bytes, 64 << 20, "largest request message");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the kernels; 0: one for each core");
 ABSL_FLAG(bool, prefix_cache, true, "keep full pages of prompts for later requests");
@@ -51,6 +56,8 @@ constexpr const char* kNames[] = {"model",
                                   "max_batched_tokens",
                                   "max_running_requests",
                                   "max_waiting_requests",
+                                  "max_waiting_prompt_tokens",
+                                  "target_step_time",
                                   "max_message_bytes",
                                   "threads",
                                   "prefix_cache",
@@ -178,6 +185,7 @@ absl::Status Check(const ServerConfig& c) {
         CheckRange("max_batched_tokens", c.max_batched_tokens, 1, 1 << 20),
         CheckRange("max_running_requests", c.max_running_requests, 1, c.max_batched_tokens),
         CheckRange("max_waiting_requests", c.max_waiting_requests, 1, 1 << 20),
+        CheckRange("max_waiting_prompt_tokens", c.max_waiting_prompt_tokens, 1, int64_t{1} << 40),
         CheckRange("max_message_bytes", c.max_message_bytes, 1 << 10, 1 << 30),
         CheckRange("threads", c.threads, 0, 1024)}) {
     if (!s.ok()) return s;
@@ -185,9 +193,11 @@ absl::Status Check(const ServerConfig& c) {
   if (c.device != "auto" && c.device != "cpu" && c.device != "cuda") {
     return Invalid("--device is '", c.device, "': choose auto, cpu or cuda");
   }
-  if (c.drain_timeout < absl::ZeroDuration()) {
-    return Invalid("--drain_timeout is ", absl::FormatDuration(c.drain_timeout),
-                   ", must not be negative");
+  for (const auto& [name, value] : {std::pair("drain_timeout", c.drain_timeout),
+                                    std::pair("target_step_time", c.target_step_time)}) {
+    if (value < absl::ZeroDuration()) {
+      return Invalid("--", name, " is ", absl::FormatDuration(value), ", must not be negative");
+    }
   }
   return absl::OkStatus();
 }
@@ -212,6 +222,8 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.max_batched_tokens = absl::GetFlag(FLAGS_max_batched_tokens);
   c.max_running_requests = absl::GetFlag(FLAGS_max_running_requests);
   c.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);
+  c.max_waiting_prompt_tokens = absl::GetFlag(FLAGS_max_waiting_prompt_tokens);
+  c.target_step_time = absl::GetFlag(FLAGS_target_step_time);
   c.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   c.threads = absl::GetFlag(FLAGS_threads);
   c.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);

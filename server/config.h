@@ -24,6 +24,8 @@ struct ServerConfig {
   int32_t max_batched_tokens = 0;
   int32_t max_running_requests = 0;
   int32_t max_waiting_requests = 0;
+  int64_t max_waiting_prompt_tokens = 0;
+  absl::Duration target_step_time;  // zero: none
   int32_t max_message_bytes = 0;
   int32_t threads = 0;
   bool prefix_cache = true;

@@ -136,6 +136,8 @@ EngineOptions EngineOptionsOf(const ServerConfig& config) {
   options.max_batched_tokens = config.max_batched_tokens;
   options.max_running_requests = config.max_running_requests;
   options.max_waiting_requests = config.max_waiting_requests;
+  options.max_waiting_prompt_tokens = config.max_waiting_prompt_tokens;
+  options.target_step_time = config.target_step_time;
   options.enable_prefix_cache = config.prefix_cache;
   return options;
 }

@@ -47,6 +47,7 @@ ABSL_FLAG(absl::optional<uint32_t>, top_logprobs, absl::nullopt,
 ABSL_FLAG(bool, return_token_ids, false, "with --json: token ids");
 ABSL_FLAG(bool, bypass_prefix_cache, false, "neither use nor leave cached pages");
 ABSL_FLAG(std::string, salt, "", "share cached pages only with requests of the same salt");
+ABSL_FLAG(int32_t, priority, 0, "lower is served earlier; a unit counts as 10 s of waiting");
 
 ABSL_FLAG(bool, add_special_tokens, true, "add the tokenizer's special tokens, such as <bos>");
 ABSL_FLAG(bool, skip_special_tokens, true, "leave special tokens out of the text");
@@ -94,7 +95,7 @@ const std::vector<CommandSpec>& Commands() {
         "return_token_ids",
         "skip_special_tokens",
         "bypass_prefix_cache",
-        "salt"}},
+        "salt", "priority"}},
       {"tokenize",
        "[TEXT]",
        "ids and spellings of the tokens of the argument, --file or standard input",

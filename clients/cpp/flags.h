@@ -48,6 +48,7 @@ ABSL_DECLARE_FLAG(absl::optional<uint32_t>, top_logprobs);
 ABSL_DECLARE_FLAG(bool, return_token_ids);
 ABSL_DECLARE_FLAG(bool, bypass_prefix_cache);
 ABSL_DECLARE_FLAG(std::string, salt);
+ABSL_DECLARE_FLAG(int32_t, priority);
 
 ABSL_DECLARE_FLAG(bool, add_special_tokens);
 ABSL_DECLARE_FLAG(bool, skip_special_tokens);

@@ -108,6 +108,7 @@ absl::StatusOr<PromptedInput> ReadGenerationInput(const CommandLine& line) {
     input.mutable_cache()->set_bypass_prefix_cache(true);
   }
   input.mutable_cache()->set_salt(absl::GetFlag(FLAGS_salt));
+  input.mutable_scheduling()->set_priority(absl::GetFlag(FLAGS_priority));
   if (absl::Status s = SetPrompt(line.arguments, result); !s.ok()) return s;
   return result;
 }

@@ -109,6 +109,7 @@ void AddCompletion(const Outcome& o, nlohmann::ordered_json& j) {
                   {"time_to_first_token_seconds", ToSeconds(o.timings.time_to_first_token())},
                   {"decode_seconds", ToSeconds(o.timings.decode())},
                   {"total_seconds", ToSeconds(o.timings.total())},
+                  {"preemptions", o.timings.preemptions()},
                   {"prefill_tokens_per_second", PrefillRate(o)},
                   {"decode_tokens_per_second", DecodeRate(o)}};
   j["attention"] = AttentionJson(o.attention);

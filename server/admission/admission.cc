@@ -36,6 +36,10 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
     return absl::InvalidArgumentError(
         absl::StrCat("salt has ", spec.cache_salt.size(), " bytes, the limit is ", kMaxSaltBytes));
   }
+  if (spec.priority < -kMaxPriority || spec.priority > kMaxPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", spec.priority, ", must be in [",
+                                                   -kMaxPriority, ", ", kMaxPriority, "]"));
+  }
   if (spec.top_logprobs && *spec.top_logprobs > kMaxTopLogprobs) {
     return absl::InvalidArgumentError(
         absl::StrCat("top_logprobs is ", *spec.top_logprobs, ", the limit is ", kMaxTopLogprobs));
@@ -61,6 +65,7 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
   request->output.skip_special_tokens = spec.skip_special_tokens;
   request->bypass_prefix_cache = spec.bypass_prefix_cache;
   request->cache_salt = spec.cache_salt;
+  request->priority = spec.priority;
   request->arrival = arrival;
   request->deadline = deadline;
   return request;

@@ -48,6 +48,7 @@ struct GenerationSpec {
   bool skip_special_tokens = true;
   bool bypass_prefix_cache = false;
   std::string cache_salt;
+  int32_t priority = 0;
   std::optional<uint32_t> truncate_prompt_tokens;
 };
 

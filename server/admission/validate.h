@@ -17,6 +17,7 @@ inline constexpr int kMaxStopTokens = 64;
 inline constexpr int kMaxTopLogprobs = 20;
 inline constexpr int kMaxRequestIdBytes = 128;
 inline constexpr int kMaxSaltBytes = 128;
+inline constexpr int32_t kMaxPriority = 100;  // either way
 inline constexpr int kMaxLogitBiases = 1024;
 
 absl::Status ValidateRequestId(const std::string& id);

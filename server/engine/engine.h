@@ -20,9 +20,13 @@
 namespace tauserve {
 
 struct EngineOptions {
-  int32_t max_batched_tokens = 2048;   // token rows of a step
-  int32_t max_running_requests = 64;   // sequences of a step
-  int32_t max_waiting_requests = 256;  // beyond it Submit answers RESOURCE_EXHAUSTED
+  int32_t max_batched_tokens = 2048;  // token rows of a step
+  int32_t max_running_requests = 64;  // sequences of a step
+  // Beyond these Submit answers RESOURCE_EXHAUSTED; a prompt alone in the queue may be longer.
+  int32_t max_waiting_requests = 256;
+  int64_t max_waiting_prompt_tokens = 1 << 22;
+  // How long a step may last that has somebody's next token in it: prompts get fewer tokens then. Zero: no target.
+  absl::Duration target_step_time = absl::Milliseconds(200);
   bool enable_prefix_cache = true;
   // Called once, on the engine's thread, if the model fails: all requests have ended with INTERNAL then, and new ones
   // are refused. It must not call the engine.
@@ -53,6 +57,7 @@ class Engine {
 
   // After OK the request's sink gets OnEnd exactly once. Otherwise the sink is never called:
   //   RESOURCE_EXHAUSTED (queue full, with both numbers), INVALID_ARGUMENT (can never fit the cache),
+  //   DEADLINE_EXCEEDED (would not get out of the queue before its deadline, by the service rate of late),
   //   ALREADY_EXISTS (id in flight), UNAVAILABLE (draining), INTERNAL (the model has failed).
   absl::Status Submit(std::shared_ptr<const Request> request);
   // The request ends with CANCELLED within one step, whatever its state. Unknown ids are ignored.

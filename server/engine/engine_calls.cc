@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "server/engine/engine_loop.h"
 
 namespace tauserve {
@@ -27,6 +28,22 @@ absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting,
                                                      " requests wait, the limit is ",
                                                      options_.max_waiting_requests));
+  }
+  const int64_t waiting_tokens = load_.waiting_prompt_tokens + inbox_prompt_tokens_;
+  const int64_t prompt_tokens = request->prompt.size();
+  if (waiting > 0 && waiting_tokens + prompt_tokens > options_.max_waiting_prompt_tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the queue is full: prompts of ", waiting_tokens, " tokens wait, with this one's ",
+        prompt_tokens, " more than the limit of ", options_.max_waiting_prompt_tokens));
+  }
+  if (waiting > 0 && mean_service_) {
+    const absl::Duration left = request->deadline - absl::Now();
+    const absl::Duration wait = waiting * *mean_service_;
+    if (wait > left) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the deadline is ", absl::FormatDuration(std::max(left, absl::ZeroDuration())),
+          " away, and ", waiting, " requests that wait take about ", absl::FormatDuration(wait)));
+    }
   }
   if (!in_flight_.try_emplace(request->id, request).second) {
     return absl::AlreadyExistsError(

@@ -20,6 +20,7 @@ Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tok
                                          : std::nullopt),
       scheduler_({options.max_batched_tokens, options.max_running_requests}, &pool_,
                  index_ ? &*index_ : nullptr),
+      step_budget_(options.max_batched_tokens, options.target_step_time),
       sampler_(model->info().vocab_size) {
   PublishLoad();
   thread_ = std::thread([this] { Main(); });
@@ -97,7 +98,9 @@ void Engine::Loop::EndExpired() {
 }
 
 void Engine::Loop::RunStep() {
-  const Scheduler::Step& step = scheduler_.Schedule();
+  const Scheduler::Step& step =
+      scheduler_.Schedule(step_budget_.Tokens(scheduler_.num_decoding() > 0));
+  if (!step.preempted.empty()) metrics_->Preempted(step.preempted.size());
   if (step.entries.empty()) return;
   const absl::Time start = absl::Now();
   for (Sequence* s : step.admitted) Started(*by_sequence_.at(s), start);
@@ -114,7 +117,8 @@ void Engine::Loop::RunStep() {
   int64_t row = 0;
   for (const Scheduler::Entry& entry : step.entries) {
     ActiveRequest& a = *by_sequence_.at(entry.sequence);
-    if (entry.sequence->computed() <= entry.sequence->prompt_tokens()) {
+    // Not when a preempted one computes anew what its client has seen.
+    if (entry.sequence->new_tokens() == 0) {
       a.request->sink->OnPrefillProgress(entry.sequence->computed(),
                                          entry.sequence->prompt_tokens());
     }
@@ -143,6 +147,7 @@ void Engine::Loop::EndFailed() {
 }
 
 void Engine::Loop::Started(ActiveRequest& a, absl::Time now) {
+  if (a.scheduled) return;  // again, after a preemption
   a.scheduled = now;
   metrics_->QueueTime(now - a.request->arrival);
   metrics_->PromptTokens(a.sequence.prompt_tokens());
@@ -165,6 +170,7 @@ void Engine::Loop::CountStep(const Scheduler::Step& step, const StepOutput& outp
     (prefill ? a.prefill_attention : a.decode_attention).Add(output.stats[i]);
     metrics_->AttentionDone(prefill ? Phase::kPrefill : Phase::kDecode, output.stats[i]);
   }
+  step_budget_.Done(counted.prefill_tokens, duration);
   metrics_->StepDone(counted);
 }
 
@@ -233,6 +239,7 @@ void Engine::Loop::End(ActiveRequest& a, absl::Status status, std::optional<Fini
   c.prompt_tokens = a.sequence.prompt_tokens();
   c.cached_tokens = a.sequence.cached_tokens();
   c.new_tokens = a.sequence.new_tokens();
+  c.preemptions = a.sequence.preemptions();
   c.queue = a.scheduled.value_or(now) - request.arrival;
   c.total = now - request.arrival;
   if (a.scheduled) c.prefill = a.first_token.value_or(now) - *a.scheduled;

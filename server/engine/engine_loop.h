@@ -18,6 +18,7 @@
 #include "server/engine/step_inputs.h"
 #include "server/sampling/sampler.h"
 #include "server/scheduler/scheduler.h"
+#include "server/scheduler/step_budget.h"
 
 namespace tauserve {
 
@@ -78,6 +79,7 @@ class Engine::Loop {
   PagePool pool_;
   std::optional<PrefixIndex> index_;
   Scheduler scheduler_;
+  StepBudget step_budget_;
   Sampler sampler_;
   StepInputs step_inputs_;
   absl::flat_hash_map<std::string, std::unique_ptr<ActiveRequest>> active_;

@@ -97,6 +97,9 @@ struct Metrics::Families {
   Counter* prompt_tokens =
       OneCounter("tauserve_prompt_tokens_total", "Prompt tokens of requests that started.");
   Counter* generation_tokens = OneCounter("tauserve_generation_tokens_total", "Tokens generated.");
+  Counter* preemptions =
+      OneCounter("tauserve_preemptions_total",
+                 "Running requests that gave their pages to older ones, to compute them anew.");
   Counter* prefix_queries = OneCounter("tauserve_prefix_cache_query_tokens_total",
                                        "Prompt tokens looked up in the prefix cache.");
   Counter* prefix_hits = OneCounter("tauserve_prefix_cache_hit_tokens_total",
@@ -260,6 +263,7 @@ void Metrics::PrefixCacheLookup(int64_t query_tokens, int64_t hit_tokens) {
 }
 void Metrics::PromptTokens(int64_t n) { families_->prompt_tokens->Increment(n); }
 void Metrics::GenerationTokens(int64_t n) { families_->generation_tokens->Increment(n); }
+void Metrics::Preempted(int64_t sequences) { families_->preemptions->Increment(sequences); }
 void Metrics::QueueTime(absl::Duration d) { families_->queue->Observe(absl::ToDoubleSeconds(d)); }
 void Metrics::PrefillTime(absl::Duration d) {
   families_->prefill->Observe(absl::ToDoubleSeconds(d));

@@ -58,6 +58,7 @@ class Metrics {
   void PrefixCacheLookup(int64_t query_tokens, int64_t hit_tokens);
   void PromptTokens(int64_t n);
   void GenerationTokens(int64_t n);
+  void Preempted(int64_t sequences);
   void QueueTime(absl::Duration d);
   void PrefillTime(absl::Duration d);
   void TimeToFirstToken(absl::Duration d);

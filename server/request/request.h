@@ -86,6 +86,7 @@ struct Completion {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
   int32_t new_tokens = 0;
+  int32_t preemptions = 0;
   absl::Duration queue;  // zero where that stage was not reached
   absl::Duration prefill;
   absl::Duration time_to_first_token;
@@ -115,6 +116,7 @@ struct Request {
   OutputParams output;
   bool bypass_prefix_cache = false;
   std::string cache_salt;
+  int32_t priority = 0;  // lower is served earlier
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();
   std::shared_ptr<ResultSink> sink;

@@ -28,8 +28,11 @@ class Sequence {
   // Tokens whose keys and values are in the cache.
   int32_t computed() const { return computed_; }
   int32_t remaining() const { return num_tokens() - computed_; }
-  bool in_prefill() const { return computed_ < prompt_tokens(); }
-  int32_t cached_tokens() const { return cached_tokens_; }  // of these, found by the prefix index
+  // More than its last token is to be computed: the prompt, or, after a preemption, what was known already.
+  bool in_prefill() const { return computed_ < prompt_tokens() || remaining() > 1; }
+  // Of the prompt, found by the prefix index when the sequence first ran.
+  int32_t cached_tokens() const { return cached_tokens_; }
+  int32_t preemptions() const { return preemptions_; }
 
   // Pages that the longest possible run of this request needs. The last new token is never in the cache.
   int32_t max_pages() const;
@@ -48,6 +51,9 @@ class Sequence {
   std::vector<PageRef> pages_;
   std::vector<PageId> page_ids_;
   bool running_ = false;
+  uint64_t order_ = 0;  // of Scheduler::Add
+  int32_t preemptions_ = 0;
+  int32_t reserved_pages_ = 0;  // promised, not yet allocated
   int32_t indexed_pages_ = 0;  // full pages that the prefix index knows
   PrefixIndex::PrefixId prefix_ = PrefixIndex::kRoot;
 };

@@ -52,6 +52,7 @@ GenerationSpec ToSpec(const v1::GenerationInput& input) {
   }
   spec.bypass_prefix_cache = input.cache().bypass_prefix_cache();
   spec.cache_salt = input.cache().salt();
+  spec.priority = input.scheduling().priority();
   if (input.has_truncate_prompt_tokens()) {
     spec.truncate_prompt_tokens = input.truncate_prompt_tokens();
   }
@@ -150,6 +151,7 @@ v1::Timings ToTimings(const Completion& c) {
   *proto.mutable_time_to_first_token() = ToProto(c.time_to_first_token);
   *proto.mutable_decode() = ToProto(c.decode);
   *proto.mutable_total() = ToProto(c.total);
+  proto.set_preemptions(c.preemptions);
   return proto;
 }
 

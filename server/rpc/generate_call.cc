@@ -117,6 +117,7 @@ void GenerateCall::Count(const absl::Status& status, const Completion& c) {
                          {"prompt_tokens", c.prompt_tokens},
                          {"cached_tokens", c.cached_tokens},
                          {"new_tokens", c.new_tokens},
+                         {"preemptions", c.preemptions},
                          {"queue_ms", Milliseconds(c.queue)},
                          {"prefill_ms", Milliseconds(c.prefill)},
                          {"decode_ms", Milliseconds(c.decode)},

@@ -1,61 +1,206 @@
 #include "server/scheduler/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "kernels/check.h"
 
 namespace tauserve {
+namespace {
+
+int32_t PagesOf(int32_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+absl::Time Rank(const Request& request) {
+  return request.arrival + request.priority * Scheduler::kPriorityUnit;
+}
+
+// As many tokens, or up to so many fewer that they end with a page, where that leaves some.
+int32_t ToPageEnd(int32_t computed, int32_t tokens) {
+  const int32_t over = (computed + tokens) % kPageTokens;
+  return over < tokens ? tokens - over : tokens;
+}
+
+}  // namespace
+
+bool Scheduler::ByRank::operator()(const Sequence* a, const Sequence* b) const {
+  const absl::Time rank_a = Rank(a->request()), rank_b = Rank(b->request());
+  return rank_a != rank_b ? rank_a < rank_b : a->order_ < b->order_;
+}
 
 Scheduler::Scheduler(const SchedulerOptions& options, PagePool* pool, PrefixIndex* index)
-    : options_(options), pool_(pool), index_(index) {}
+    : options_(options), pool_(pool), index_(index) {
+  // A row for each.
+  options_.max_running_requests =
+      std::min(options.max_running_requests, options.max_batched_tokens);
+}
 
 void Scheduler::Add(Sequence* sequence) {
   TAUSERVE_CHECK(sequence->max_pages() <= pool_->num_pages(), "a sequence larger than the cache");
-  waiting_.push_back(sequence);
+  sequence->order_ = ++last_order_;
+  waiting_.insert(sequence);
   waiting_prompt_tokens_ += sequence->prompt_tokens();
 }
 
 void Scheduler::Remove(Sequence* sequence) {
   if (sequence->running_) {
-    running_.erase(std::find(running_.begin(), running_.end(), sequence));
-    reserved_pages_ -= sequence->max_pages() - sequence->num_pages();
+    running_.erase(sequence);
+    reserved_pages_ -= std::exchange(sequence->reserved_pages_, 0);
     sequence->running_ = false;
   } else {
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), sequence));
+    waiting_.erase(sequence);
     waiting_prompt_tokens_ -= sequence->prompt_tokens();
   }
   sequence->ReleasePages();
   refused_ = nullptr;
 }
 
-const Scheduler::Step& Scheduler::Schedule() {
+const Scheduler::Step& Scheduler::Schedule(int32_t prefill_tokens) {
   step_.entries.clear();
   step_.admitted.clear();
-  int32_t budget = options_.max_batched_tokens;
-  auto take = [&](Sequence* sequence) {
-    const int32_t n = std::min(sequence->remaining(), budget);
-    if (n == 0) return;
-    Plan(sequence, n);
-    budget -= n;
-  };
-  for (Sequence* s : running_) {
-    if (!s->in_prefill()) take(s);
-  }
-  for (Sequence* s : running_) {
-    if (s->in_prefill()) take(s);
-  }
-  while (budget > 0 && !waiting_.empty() && num_running() < options_.max_running_requests) {
-    Sequence* next = waiting_.front();
-    if (next == refused_ || !Admit(next))
-      break;  // in order of arrival: nobody overtakes one that waits for pages
-    waiting_.pop_front();
-    waiting_prompt_tokens_ -= next->prompt_tokens();
-    running_.push_back(next);
-    step_.admitted.push_back(next);
-    take(next);
+  step_.preempted.clear();
+  PlanDecodes();
+  const int32_t rows = static_cast<int32_t>(step_.entries.size());
+  const int32_t budget = std::min(std::max(prefill_tokens, 1), options_.max_batched_tokens - rows);
+  if (budget > 0) {
+    AdmitWaiting();
+    PlanPrefills(budget);
   }
   return step_;
+}
+
+void Scheduler::PlanDecodes() {
+  // In order of rank: whoever is preempted comes later, and has no row yet.
+  for (auto it = running_.begin(); it != running_.end();) {
+    Sequence* sequence = *it;
+    if (!sequence->in_prefill()) {
+      if (!GrowByPage(sequence)) return;  // it was the last
+      Plan(sequence, 1);
+    }
+    ++it;
+  }
+}
+
+bool Scheduler::GrowByPage(Sequence* sequence) {
+  if (sequence->computed() < sequence->num_pages() * kPageTokens) return true;
+  if (sequence->reserved_pages_ > 0) return true;
+  while (unpromised_pages() < 1) {
+    Sequence* last = *std::prev(running_.end());
+    Preempt(last);
+    if (last == sequence) return false;
+  }
+  sequence->reserved_pages_ = 1;
+  reserved_pages_++;
+  return true;
+}
+
+void Scheduler::Preempt(Sequence* sequence) {
+  running_.erase(sequence);
+  reserved_pages_ -= std::exchange(sequence->reserved_pages_, 0);
+  sequence->running_ = false;
+  sequence->ReleasePages();
+  sequence->computed_ = 0;
+  sequence->indexed_pages_ = 0;
+  sequence->prefix_ = PrefixIndex::kRoot;
+  sequence->preemptions_++;
+  waiting_.insert(sequence);
+  waiting_prompt_tokens_ += sequence->prompt_tokens();
+  step_.preempted.push_back(sequence);
+  refused_ = nullptr;
+}
+
+void Scheduler::AdmitWaiting() {
+  // Pages that a step took from a sequence are not for the next one in the queue.
+  if (!step_.preempted.empty()) return;
+  while (!waiting_.empty() && num_running() < options_.max_running_requests) {
+    Sequence* next = *waiting_.begin();
+    if (next == refused_ || !Admit(next)) return;
+    waiting_.erase(waiting_.begin());
+    waiting_prompt_tokens_ -= next->prompt_tokens();
+    running_.insert(next);
+    step_.admitted.push_back(next);
+  }
+}
+
+bool Scheduler::Admit(Sequence* sequence) {
+  const Request& request = sequence->request();
+  PrefixIndex::Match match;
+  if (index_ != nullptr && !request.bypass_prefix_cache) {
+    // The last token is computed anew in any case: its logits are needed.
+    match = index_->Find(request.cache_salt, sequence->tokens().first(sequence->num_tokens() - 1));
+  }
+  const int32_t known = PagesOf(sequence->num_tokens());
+  // After preemptions it has to have room to grow, more each time.
+  const int32_t growth =
+      sequence->preemptions_ == 0 ? 0 : 1 << std::min(sequence->preemptions_, 24);
+  const int32_t missing =
+      std::min(known + growth, sequence->max_pages()) - static_cast<int32_t>(match.pages.size());
+  // Alone it runs in any case; beside others, everyone can grow by a page.
+  const int64_t headroom = running_.empty() ? 0 : num_running() + 1;
+  if (unpromised_pages() < missing + headroom) {
+    while (!match.pages.empty()) match.pages.pop_back();
+    refused_ = sequence;
+    refused_prefix_ = match.prefix;
+    return false;
+  }
+  sequence->indexed_pages_ = static_cast<int32_t>(match.pages.size());
+  sequence->computed_ = sequence->indexed_pages_ * kPageTokens;
+  if (sequence->preemptions_ == 0) sequence->cached_tokens_ = sequence->computed_;
+  sequence->prefix_ = match.prefix;
+  for (PageRef& page : match.pages) sequence->AddPage(std::move(page));
+  sequence->running_ = true;
+  sequence->reserved_pages_ = missing;
+  reserved_pages_ += missing;
+  return true;
+}
+
+void Scheduler::PlanPrefills(int32_t budget) {
+  int32_t left = budget;
+  // All but the last token was found in the cache.
+  for (Sequence* sequence : step_.admitted) {
+    if (sequence->in_prefill() || left == 0) continue;
+    Plan(sequence, 1);
+    left--;
+  }
+  std::vector<Sequence*> prompts;  // long ones
+  const bool any_long = std::any_of(running_.begin(), running_.end(), [](const Sequence* s) {
+    return s->in_prefill() && s->remaining() > kShortTokens;
+  });
+  int32_t for_short = any_long ? (left + 1) / 2 : left;
+  for (Sequence* sequence : running_) {
+    if (!sequence->in_prefill()) continue;
+    if (sequence->remaining() > kShortTokens) {
+      prompts.push_back(sequence);
+    } else if (const int32_t n = std::min(sequence->remaining(), for_short); n > 0) {
+      Plan(sequence, n);
+      for_short -= n;
+      left -= n;
+    }
+  }
+  if (prompts.empty()) return;
+  // Half of it for the others together, in shares that are worth a step; what they leave is the first one's, and what
+  // that does not need goes to the next, and so on.
+  const int32_t others =
+      std::min(static_cast<int32_t>(prompts.size()) - 1, left / 2 / kShortTokens);
+  std::vector<int32_t> shares(prompts.size(), 0);
+  int32_t shared = 0;
+  for (int32_t i = 1; i <= others; i++) {
+    const int32_t share = left / 2 / others;
+    shares[i] = share < prompts[i]->remaining() ? ToPageEnd(prompts[i]->computed(), share)
+                                                : prompts[i]->remaining();
+    shared += shares[i];
+  }
+  left -= shared;
+  for (size_t i = 0; i < prompts.size() && left + shares[i] > 0; i++) {
+    const int32_t n = std::min(prompts[i]->remaining(), left + shares[i]);
+    left += shares[i] - n;
+    Plan(prompts[i], n);
+  }
+}
+
+int32_t Scheduler::num_decoding() const {
+  return static_cast<int32_t>(std::count_if(running_.begin(), running_.end(),
+                                            [](const Sequence* s) { return !s->in_prefill(); }));
 }
 
 void Scheduler::Commit() {
@@ -65,37 +210,14 @@ void Scheduler::Commit() {
   }
 }
 
-bool Scheduler::Admit(Sequence* sequence) {
-  const Request& request = sequence->request();
-  PrefixIndex::Match match;
-  if (index_ != nullptr && !request.bypass_prefix_cache) {
-    // The last prompt token is computed anew in any case: its logits are needed.
-    match = index_->Find(request.cache_salt,
-                         absl::MakeConstSpan(request.prompt).first(request.prompt.size() - 1));
-  }
-  const int64_t missing = sequence->max_pages() - static_cast<int64_t>(match.pages.size());
-  if (pool_->free_pages() - reserved_pages_ < missing) {
-    while (!match.pages.empty()) match.pages.pop_back();
-    refused_ = sequence;
-    refused_prefix_ = match.prefix;
-    return false;
-  }
-  sequence->indexed_pages_ = static_cast<int32_t>(match.pages.size());
-  sequence->cached_tokens_ = sequence->computed_ = sequence->indexed_pages_ * kPageTokens;
-  sequence->prefix_ = match.prefix;
-  for (PageRef& page : match.pages) sequence->AddPage(std::move(page));
-  sequence->running_ = true;
-  reserved_pages_ += missing;
-  return true;
-}
-
 void Scheduler::Plan(Sequence* sequence, int32_t num_tokens) {
   step_.entries.push_back({sequence, num_tokens});
   const int32_t end = sequence->computed_ + num_tokens;
   while (sequence->num_pages() * kPageTokens < end) {
     PageRef page = pool_->Allocate();
-    TAUSERVE_CHECK(!page.empty() && reserved_pages_ > 0, "a reserved page is missing");
+    TAUSERVE_CHECK(!page.empty() && sequence->reserved_pages_ > 0, "a reserved page is missing");
     sequence->AddPage(std::move(page));
+    sequence->reserved_pages_--;
     reserved_pages_--;
   }
 }

@@ -87,6 +87,61 @@ TEST_F(EngineTest, RefusesWithTheNumbers) {
   running.sink->Wait();
 }
 
+TEST_F(EngineTest, RefusesByPromptTokensButNotOneAlone) {
+  Start({.max_running_requests = 1, .max_waiting_prompt_tokens = 50});
+  FakeRequest running = HoldWith("a", 10, 5);
+  // Longer than the limit, but alone in the queue.
+  EXPECT_TRUE(engine_->Submit(MakeFakeRequest("b", 60, 5).request).ok());
+  const absl::Status s = engine_->Submit(MakeFakeRequest("c", 7, 5).request);
+  EXPECT_EQ(s.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(s.message()),
+              testing::AllOf(HasSubstr("60"), HasSubstr("7 more than"), HasSubstr("50")));
+  model_->Release();
+  running.sink->Wait();
+}
+
+TEST_F(EngineTest, RefusesWhatCannotMakeItsDeadline) {
+  Start({.max_running_requests = 1});
+  // The service rate is measured while others wait.
+  FakeRequest running = HoldWith("a", 10, 5);
+  std::vector<FakeRequest> others;
+  for (const char* id : {"b", "c", "d"}) {
+    others.push_back(MakeFakeRequest(id, 10, 5));
+    ASSERT_TRUE(engine_->Submit(others.back().request).ok());
+  }
+  model_->Release();
+  for (FakeRequest& f : others) f.sink->Wait();
+  running = HoldWith("e", 10, 5);
+  FakeRequest waiting = MakeFakeRequest("f", 10, 5);
+  ASSERT_TRUE(engine_->Submit(waiting.request).ok());
+  FakeRequest late = MakeFakeRequest("late", 10, 5);
+  late.request->deadline = absl::Now();
+  const absl::Status s = engine_->Submit(late.request);
+  EXPECT_EQ(s.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(s.message()), HasSubstr("1 requests that wait"));
+  EXPECT_EQ(late.sink->ends(), 0);
+  model_->Release();
+  waiting.sink->Wait();
+}
+
+// Two requests that do not fit the cache together to their ends: the younger one pauses, and both give what they give
+// alone.
+TEST_F(EngineTest, PreemptionIsOnlyAPause) {
+  Start({.enable_prefix_cache = false}, 6);
+  FakeRequest a = MakeFakeRequest("a", 60, 250, 1), b = MakeFakeRequest("b", 60, 250, 2);
+  ASSERT_TRUE(engine_->Submit(a.request).ok());
+  ASSERT_TRUE(engine_->Submit(b.request).ok());
+  const Completion first = a.sink->Wait(), second = b.sink->Wait();
+  EXPECT_TRUE(first.status.ok() && second.status.ok()) << first.status << second.status;
+  EXPECT_EQ(first.preemptions, 0);
+  EXPECT_GT(second.preemptions, 0);
+  EXPECT_EQ(a.sink->tokens(), ExpectedTokens(*a.request));
+  EXPECT_EQ(b.sink->tokens(), ExpectedTokens(*b.request));
+  EXPECT_EQ(b.sink->ends(), 1);
+  engine_->Drain(absl::Seconds(10));
+  EXPECT_EQ(engine_->load().pages_free, 6);
+}
+
 TEST_F(EngineTest, NanLogitsEndOneRequestOnly) {
   Start();
   model_->on_logits = [](int32_t last, int32_t, absl::Span<float> logits) {
