@@ -25,6 +25,7 @@ class SentencePieceTokenizer : public Tokenizer {
       AddedToken token;
       token.id = id;
       token.content = model_->PieceOf(id);
+      token.special = true;
       control_.Add(token);
     }
   }
@@ -33,25 +34,25 @@ class SentencePieceTokenizer : public Tokenizer {
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               bool add_special_tokens) const override {
-    const size_t bad = FindInvalidUtf8(text);
-    if (bad != absl::string_view::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("text is not valid UTF-8 at byte ", bad, " of ", text.size()));
-    }
+    if (absl::Status s = CheckUtf8(text); !s.ok()) return s;
     std::vector<int32_t> ids;
     if (add_special_tokens && options_.add_bos && model_->bos_id() >= 0) {
       ids.push_back(model_->bos_id());
     }
-    for (const AddedTokenMatcher::Piece& piece : control_.Split(text)) {
-      if (piece.id >= 0) {
-        ids.push_back(piece.id);
-        continue;
-      }
-      if (absl::Status s = model_->Encode(piece.text, ids); !s.ok()) return s;
-    }
+    if (absl::Status s = EncodeSegments(control_.Split(text), ids); !s.ok()) return s;
     if (add_special_tokens && options_.add_eos && model_->eos_id() >= 0) {
       ids.push_back(model_->eos_id());
     }
+    return ids;
+  }
+
+  absl::StatusOr<std::vector<int32_t>> EncodePieces(
+      absl::Span<const TextPiece> pieces) const override {
+    std::vector<TextRange> trusted;
+    const std::string text = Concatenate(pieces, trusted);
+    if (absl::Status s = CheckUtf8(text); !s.ok()) return s;
+    std::vector<int32_t> ids;
+    if (absl::Status s = EncodeSegments(control_.Split(text, trusted), ids); !s.ok()) return s;
     return ids;
   }
 
@@ -93,6 +94,18 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
  private:
+  absl::Status EncodeSegments(const std::vector<AddedTokenMatcher::Piece>& segments,
+                              std::vector<int32_t>& ids) const {
+    for (const AddedTokenMatcher::Piece& segment : segments) {
+      if (segment.id >= 0) {
+        ids.push_back(segment.id);
+      } else if (absl::Status s = model_->Encode(segment.text, ids); !s.ok()) {
+        return s;
+      }
+    }
+    return absl::OkStatus();
+  }
+
   std::unique_ptr<SentencePieceModel> model_;
   SentencePieceOptions options_;
   AddedTokenMatcher control_;

@@ -26,7 +26,7 @@ class AdmissionTest : public testing::Test {
     info_.vocab_size = kFakeVocab;
     SamplingParams defaults;
     defaults.temperature = 0.5f;
-    admission_.emplace(&info_, &tokenizer_, defaults, kContext);
+    admission_.emplace(&info_, &tokenizer_, ChatTemplate(), defaults, kContext);
   }
 
   absl::StatusOr<std::shared_ptr<Request>> Admit(const GenerationSpec& spec) const {
@@ -123,7 +123,7 @@ TEST_F(AdmissionTest, PromptAndOutputShareTheContext) {
 
 TEST_F(AdmissionTest, DefaultOfMaxNewTokens) {
   EXPECT_EQ((*Admit(Ids(10)))->stopping.max_new_tokens, 990);  // what is left
-  const Admission roomy(&info_, &tokenizer_, {}, 100000);
+  const Admission roomy(&info_, &tokenizer_, ChatTemplate(), {}, 100000);
   auto admit = [&](const GenerationSpec& spec) {
     return (*roomy.Admit(spec, arrival_, deadline_))->stopping;
   };
