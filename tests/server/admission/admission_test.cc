@@ -90,6 +90,13 @@ TEST_F(AdmissionTest, UnknownModel) {
   EXPECT_LT(Admit(spec).status().message().size(), 500);
 }
 
+TEST_F(AdmissionTest, ChatsNeedATemplate) {
+  GenerationSpec spec;
+  spec.chat = ChatPrompt{{{"user", "a"}}};
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument,
+                {"chat: the model has no chat template", "--chat_template=NAME", "chatml"});
+}
+
 TEST_F(AdmissionTest, EmptyPrompts) {
   const auto invalid = absl::StatusCode::kInvalidArgument;
   ExpectRefused({}, invalid, {"no prompt"});
