@@ -136,8 +136,9 @@ TEST_F(CommandsTest, AChatSendsAllThatWasSaid) {
   std::istringstream in("what?\n\nand then?\n");
   EXPECT_EQ(RunChat(client_, options_, in, console_), kOk);
   EXPECT_EQ(out_.text(), "The answer is 42\nThe answer is 42\n");
+  const v1::GenerateStreamRequest request = server_.generate_request();
   std::string sent;
-  for (const v1::ChatMessage& m : server_.generate_request().input().chat().messages()) {
+  for (const v1::ChatMessage& m : request.input().chat().messages()) {
     sent += m.role() + ": " + m.content() + "\n";
   }
   EXPECT_EQ(sent, "system: be brief\nuser: what?\nassistant: The answer is 42\nuser: and then?\n");
