@@ -1,7 +1,9 @@
 #include "server/model/tokenizer/sentencepiece_tokenizer.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -14,6 +16,8 @@ namespace tauserve {
 namespace {
 
 constexpr char kSpace[] = "\xe2\x96\x81";  // U+2581
+// No model has a piece with it, so that nothing is merged across it.
+constexpr char kBoundary[] = "\x01";
 
 class SentencePieceTokenizer : public Tokenizer {
  public:
@@ -27,6 +31,9 @@ class SentencePieceTokenizer : public Tokenizer {
       token.content = model_->PieceOf(id);
       token.special = true;
       control_.Add(token);
+    }
+    if (options.prefix_at_start_only && !model_->Encode(kBoundary, boundary_).ok()) {
+      boundary_.clear();
     }
   }
 
@@ -96,19 +103,38 @@ class SentencePieceTokenizer : public Tokenizer {
  private:
   absl::Status EncodeSegments(const std::vector<AddedTokenMatcher::Piece>& segments,
                               std::vector<int32_t>& ids) const {
+    bool at_start = true;
     for (const AddedTokenMatcher::Piece& segment : segments) {
       if (segment.id >= 0) {
         ids.push_back(segment.id);
-      } else if (absl::Status s = model_->Encode(segment.text, ids); !s.ok()) {
+      } else if (absl::Status s = EncodeSegment(segment.text, at_start, ids); !s.ok()) {
         return s;
       }
+      at_start = false;
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status EncodeSegment(absl::string_view text, bool at_start,
+                             std::vector<int32_t>& ids) const {
+    if (at_start || boundary_.empty()) return model_->Encode(text, ids);
+    // The model puts its space before the boundary, and both are dropped.
+    std::vector<int32_t> with_boundary;
+    if (absl::Status s = model_->Encode(absl::StrCat(kBoundary, text), with_boundary); !s.ok()) {
+      return s;
+    }
+    if (!std::equal(boundary_.begin(), boundary_.end(), with_boundary.begin(),
+                    with_boundary.begin() + std::min(boundary_.size(), with_boundary.size()))) {
+      return model_->Encode(text, ids);
+    }
+    ids.insert(ids.end(), with_boundary.begin() + boundary_.size(), with_boundary.end());
     return absl::OkStatus();
   }
 
   std::unique_ptr<SentencePieceModel> model_;
   SentencePieceOptions options_;
   AddedTokenMatcher control_;
+  std::vector<int32_t> boundary_;  // the tokens of kBoundary, if options_.prefix_at_start_only
 };
 
 }  // namespace
