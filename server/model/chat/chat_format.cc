@@ -14,7 +14,7 @@ ChatFormat ChatMl(const char* name) {
 ChatFormat Qwen(const char* name, const char* default_system) {
   ChatFormat f = ChatMl(name);
   f.default_system = default_system;
-  f.markers.insert(f.markers.end(), {"<tool_response>", "</tool_response>"});
+  f.tool_responses = true;
   return f;
 }
 

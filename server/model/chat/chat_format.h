@@ -23,9 +23,9 @@ struct ChatFormat {
   bool tools = false;  // the role `tool` is known
 
   // ChatML.
-  std::string default_system;  // where a chat begins without one; empty: none
-  bool thinking =
-      false;  // Qwen3: answers begin with what was thought, which only the last ones keep
+  std::string default_system;   // where a chat begins without one; empty: none
+  bool tool_responses = false;  // what a tool says stands in a turn of the user, not in its own
+  bool thinking = false;        // answers begin with a thought, which only the last ones keep
 
   // Llama 3.1 and later: a system turn with dates in any case.
   bool dates = false;
@@ -37,7 +37,7 @@ struct ChatFormat {
   std::string answer_suffix;  // behind its eos token
   bool trim_answers = false;
 
-  // Texts that mean something to the model where they are the template's.
+  // What begins and ends turns.
   std::vector<std::string> markers;
 };
 

@@ -145,11 +145,9 @@ class Renderer {
       Say(absl::StrCat("<|im_start|>system\n", format_.default_system, "<|im_end|>\n"));
     }
     const size_t last_query = format_.thinking ? LastQuery() : 0;
-    // Plain ChatML gives the tool a turn of its own.
-    const bool tool_responses = format_.markers.size() > 2;
     for (size_t i = 0; i < messages_.size(); i++) {
       const ChatMessage& message = messages_[i];
-      if (message.role == "tool" && tool_responses) {
+      if (message.role == "tool" && format_.tool_responses) {
         ToolResponse(i);
         continue;
       }
