@@ -309,7 +309,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('tool')
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument('--chats', type=int, default=400, help='for each template')
+    parser.add_argument('--chats', type=int, default=250, help='for each template')
     parser.add_argument('--templates', help='a folder with *.jinja files: compare these as well')
     args = parser.parse_args()
     print('seed', args.seed, flush=True)
