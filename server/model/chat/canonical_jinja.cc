@@ -1,5 +1,7 @@
 #include "server/model/chat/canonical_jinja.h"
 
+#include <algorithm>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
