@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
+#include "server/model/chat/chat_template.h"
 
 ABSL_FLAG(std::string, config, "", "JSON file with flags by name; the command line wins");
 ABSL_FLAG(std::string, model, "", "folder of the model to serve");
@@ -39,6 +40,9 @@ ABSL_FLAG(
     "operands of linear layers: float32, bfloat16, or auto: float32 on a CPU, bfloat16 on a GPU");
 ABSL_FLAG(std::string, kv_dtype, "auto",
           "cached keys and values: float32, bfloat16, or auto: as the linear layers");
+ABSL_FLAG(std::string, chat_template, "auto",
+          absl::StrCat("how chats are written: auto, as the model's own template, or one of ",
+                       tauserve::ChatTemplateNames()));
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning, error or off");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "how long requests in flight may go on after SIGTERM");
@@ -63,6 +67,7 @@ constexpr const char* kNames[] = {"model",
                                   "prefix_cache",
                                   "dtype",
                                   "kv_dtype",
+                                  "chat_template",
                                   "log_level",
                                   "drain_timeout"};
 
@@ -193,6 +198,10 @@ absl::Status Check(const ServerConfig& c) {
   if (c.device != "auto" && c.device != "cpu" && c.device != "cuda") {
     return Invalid("--device is '", c.device, "': choose auto, cpu or cuda");
   }
+  if (c.chat_template != "auto" && FindChatFormat(c.chat_template) == nullptr) {
+    return Invalid("--chat_template is '", c.chat_template, "': choose auto, ",
+                   ChatTemplateNames());
+  }
   for (const auto& [name, value] : {std::pair("drain_timeout", c.drain_timeout),
                                     std::pair("target_step_time", c.target_step_time)}) {
     if (value < absl::ZeroDuration()) {
@@ -227,6 +236,7 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   c.threads = absl::GetFlag(FLAGS_threads);
   c.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
+  c.chat_template = absl::GetFlag(FLAGS_chat_template);
   c.log_level = absl::GetFlag(FLAGS_log_level);
   c.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   absl::StatusOr<std::optional<DataType>> type = ReadType("dtype", absl::GetFlag(FLAGS_dtype));

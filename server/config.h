@@ -31,6 +31,7 @@ struct ServerConfig {
   bool prefix_cache = true;
   std::optional<DataType> compute_type;  // without: the device's choice
   std::optional<DataType> kv_type;       // without: as compute_type
+  std::string chat_template;
   std::string log_level;
   absl::Duration drain_timeout;
 };

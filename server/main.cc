@@ -20,6 +20,7 @@
 #include "server/admission/admission.h"
 #include "server/config.h"
 #include "server/engine/engine.h"
+#include "server/model/chat/chat_template.h"
 #include "server/model/generation_config.h"
 #include "server/model/tokenizer/tokenizer.h"
 #include "server/model/transformer.h"
@@ -83,6 +84,7 @@ struct Server {
       phases;  // of the start, and how long they took
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Tokenizer> tokenizer;
+  ChatTemplate chat_template;
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<MetricsServer> metrics_server;
@@ -114,6 +116,10 @@ absl::Status Load(const ServerConfig& config, Server& s) {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(config.model);
   if (!tokenizer.ok()) return tokenizer.status();
   s.tokenizer = *std::move(tokenizer);
+  absl::StatusOr<ChatTemplate> chat =
+      ChatTemplate::Load(config.model, config.chat_template, s.tokenizer.get());
+  if (!chat.ok()) return chat.status();
+  s.chat_template = *std::move(chat);
   done("tokenizer");
   ModelOptions options;
   options.max_batched_tokens = config.max_batched_tokens;
@@ -129,6 +135,18 @@ absl::Status Load(const ServerConfig& config, Server& s) {
                      " tokens, the model's vocab_size is ", s.model->info().vocab_size));
   }
   return absl::OkStatus();
+}
+
+void LogChatTemplate(const ChatTemplate& chat) {
+  if (!chat.status().ok()) {
+    LogInfo("no_chat_template", {{"message", std::string(chat.status().message())}});
+  } else if (!chat.text_markers().empty()) {
+    LogWarning(
+        "chat_markers_are_text",
+        {{"chat_template", chat.name()},
+         {"markers", chat.text_markers()},
+         {"message", "the tokenizer has no tokens for these: messages with them are refused"}});
+  }
 }
 
 EngineOptions EngineOptionsOf(const ServerConfig& config) {
@@ -168,8 +186,8 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   const int64_t cache_tokens = int64_t{s.model->num_pages()} * kPageTokens;
   const int32_t context =
       static_cast<int32_t>(std::min<int64_t>(info.max_context_tokens, cache_tokens));
-  s.admission =
-      std::make_unique<Admission>(&info, s.tokenizer.get(), generation->sampling, context);
+  s.admission = std::make_unique<Admission>(&info, s.tokenizer.get(), s.chat_template,
+                                            generation->sampling, context);
   RpcOptions rpc;
   rpc.listen = config.listen;
   rpc.control_listen = config.control_listen;
@@ -216,8 +234,10 @@ int Main(int argc, char** argv) {
   if (status.ok()) status = Serve(*config, start, stop, server);
   if (!status.ok()) return Fail(status, kCannotStart);
   const ModelInfo& info = server.model->info();
+  LogChatTemplate(server.chat_template);
   LogInfo("start", {{"version", kVersion},
                     {"model", info.name},
+                    {"chat_template", server.chat_template.name()},
                     {"parameters", info.parameters},
                     {"device", server.backend->device().name},
                     {"kv_pages", server.model->num_pages()},

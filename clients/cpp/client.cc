@@ -154,6 +154,11 @@ bool Client::Cancel() {
   return !calls_.empty();
 }
 
+bool Client::cancelled() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return cancelled_;
+}
+
 std::optional<Client::Duration> RetryDelayOf(const grpc::Status& status) {
   google::rpc::Status details;
   if (!details.ParseFromString(status.error_details())) return std::nullopt;

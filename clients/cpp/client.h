@@ -67,6 +67,7 @@ class Client {
   // Ends the calls under way with CANCELLED, and each later call as well. From any thread. Returns
   // whether a call was under way.
   bool Cancel();
+  bool cancelled();  // by Cancel
 
  private:
   class Call;

@@ -4,6 +4,7 @@
 #define TAUSERVE_CLIENTS_CPP_COMMANDS_H_
 
 #include <cstdint>
+#include <iosfwd>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,7 +24,12 @@ struct GenerateOptions {
   bool stats = true;       // statistics at the end
 };
 
-int RunGenerate(Client& client, const GenerateOptions& options, const Console& console);
+// `answer`: gets the whole text of a generation that ended well.
+int RunGenerate(Client& client, const GenerateOptions& options, const Console& console,
+                std::string* answer = nullptr);
+// A chat of as many questions as `in` has lines, each asked with all that was said before; `options` has the first
+// messages. A question that is refused is forgotten. Returns the last one's exit code.
+int RunChat(Client& client, GenerateOptions options, std::istream& in, const Console& console);
 int RunTokenize(Client& client, const v1::TokenizeRequest& request, const Console& console);
 int RunDetokenize(Client& client, const v1::DetokenizeRequest& request, const Console& console);
 

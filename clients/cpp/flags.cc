@@ -12,6 +12,7 @@ ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "deadline of the ca
 ABSL_FLAG(bool, json, false, "print one JSON object and nothing else on standard output");
 
 ABSL_FLAG(std::string, file, "", "read the text from a file; -: standard input");
+ABSL_FLAG(std::string, system, "", "the chat's system message");
 ABSL_FLAG(std::string, prompts, "", "take the prompt and its known answer from a JSON-lines file");
 ABSL_FLAG(std::string, prompt_id, "",
           "which prompt of --prompts: its id, or its number from 0; else the first");
@@ -60,42 +61,51 @@ ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
 
 namespace tauserve::client {
 
+namespace {
+
+// And what every generation takes.
+std::vector<const char*> WithGenerationFlags(std::vector<const char*> flags) {
+  flags.insert(flags.end(), {"stream",
+                             "progress",
+                             "stats",
+                             "request_id",
+                             "model",
+                             "temperature",
+                             "top_k",
+                             "top_p",
+                             "min_p",
+                             "typical_p",
+                             "repetition_penalty",
+                             "presence_penalty",
+                             "frequency_penalty",
+                             "seed",
+                             "max_new_tokens",
+                             "min_new_tokens",
+                             kStopFlag,
+                             "stop_token_ids",
+                             "include_stop_in_output",
+                             "ignore_eos",
+                             "time_limit",
+                             "top_logprobs",
+                             "return_token_ids",
+                             "skip_special_tokens",
+                             "bypass_prefix_cache",
+                             "salt",
+                             "priority"});
+  return flags;
+}
+
+}  // namespace
+
 const std::vector<CommandSpec>& Commands() {
   static const auto* const commands = new std::vector<CommandSpec>{
-      {"generate",
-       "[PROMPT]",
+      {"generate", "[PROMPT]",
        "generate from the argument, --file, --prompts, --token_ids or standard input",
-       {"file",
-        "prompts",
-        "prompt_id",
-        "token_ids",
-        "stream",
-        "progress",
-        "stats",
-        "request_id",
-        "model",
-        "truncate_prompt_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "seed",
-        "max_new_tokens",
-        "min_new_tokens",
-        kStopFlag,
-        "stop_token_ids",
-        "include_stop_in_output",
-        "ignore_eos",
-        "time_limit",
-        "top_logprobs",
-        "return_token_ids",
-        "skip_special_tokens",
-        "bypass_prefix_cache",
-        "salt", "priority"}},
+       WithGenerationFlags(
+           {"file", "prompts", "prompt_id", "token_ids", "truncate_prompt_tokens"})},
+      {"chat", "[QUESTION]",
+       "ask as a chat: the argument, --file or standard input; on a terminal, question by question",
+       WithGenerationFlags({"system", "file"})},
       {"tokenize",
        "[TEXT]",
        "ids and spellings of the tokens of the argument, --file or standard input",

@@ -18,6 +18,7 @@ ABSL_DECLARE_FLAG(absl::Duration, timeout);
 ABSL_DECLARE_FLAG(bool, json);
 
 ABSL_DECLARE_FLAG(std::string, file);
+ABSL_DECLARE_FLAG(std::string, system);
 ABSL_DECLARE_FLAG(std::string, prompts);
 ABSL_DECLARE_FLAG(std::string, prompt_id);
 ABSL_DECLARE_FLAG(std::vector<std::string>, token_ids);

@@ -133,7 +133,8 @@ void ShowJson(const Outcome& outcome, const grpc::Status& status, const Prompt* 
 
 }  // namespace
 
-int RunGenerate(Client& client, const GenerateOptions& options, const Console& console) {
+int RunGenerate(Client& client, const GenerateOptions& options, const Console& console,
+                std::string* answer) {
   v1::GenerateStreamRequest request;
   *request.mutable_input() = options.prompted.input;
   // Also what a summary of a generation that was cut off rests on, so asked for even if no bar is
@@ -156,6 +157,7 @@ int RunGenerate(Client& client, const GenerateOptions& options, const Console& c
     std::fputs(Summary(outcome).c_str(), console.err);
   }
   if (!status.ok()) return console.Fail(status);
+  if (answer != nullptr) *answer = outcome.text;
   if (expected == nullptr) return kOk;
   if (!console.json) {
     std::fprintf(console.err, "question     %s\nexpected     %s: %s\n", expected->question.c_str(),

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <utility>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/numbers.h"
@@ -89,16 +90,12 @@ absl::Status SetPrompt(const std::vector<std::string>& arguments, PromptedInput&
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<PromptedInput> ReadGenerationInput(const CommandLine& line) {
-  PromptedInput result;
-  v1::GenerationInput& input = result.input;
+// All but the prompt.
+absl::Status SetParameters(const CommandLine& line, v1::GenerationInput& input) {
   if (absl::Status s = SetStopping(line.stop, *input.mutable_stopping()); !s.ok()) return s;
   SetSampling(*input.mutable_sampling());
   input.set_request_id(absl::GetFlag(FLAGS_request_id));
   input.set_model(absl::GetFlag(FLAGS_model));
-  if (auto v = absl::GetFlag(FLAGS_truncate_prompt_tokens)) input.set_truncate_prompt_tokens(*v);
   if (auto v = absl::GetFlag(FLAGS_top_logprobs)) input.mutable_response()->set_top_logprobs(*v);
   if (absl::GetFlag(FLAGS_return_token_ids)) input.mutable_response()->set_token_ids(true);
   if (!absl::GetFlag(FLAGS_skip_special_tokens)) {
@@ -109,7 +106,39 @@ absl::StatusOr<PromptedInput> ReadGenerationInput(const CommandLine& line) {
   }
   input.mutable_cache()->set_salt(absl::GetFlag(FLAGS_salt));
   input.mutable_scheduling()->set_priority(absl::GetFlag(FLAGS_priority));
+  return absl::OkStatus();
+}
+
+void AddMessage(const char* role, std::string content, v1::GenerationInput& input) {
+  v1::ChatMessage* message = input.mutable_chat()->add_messages();
+  message->set_role(role);
+  message->set_content(std::move(content));
+}
+
+}  // namespace
+
+absl::StatusOr<PromptedInput> ReadGenerationInput(const CommandLine& line) {
+  PromptedInput result;
+  if (absl::Status s = SetParameters(line, result.input); !s.ok()) return s;
+  if (auto v = absl::GetFlag(FLAGS_truncate_prompt_tokens)) {
+    result.input.set_truncate_prompt_tokens(*v);
+  }
   if (absl::Status s = SetPrompt(line.arguments, result); !s.ok()) return s;
+  return result;
+}
+
+absl::StatusOr<PromptedInput> ReadChatInput(const CommandLine& line, bool question) {
+  PromptedInput result;
+  if (absl::Status s = SetParameters(line, result.input); !s.ok()) return s;
+  if (line.arguments.size() > 1) {
+    return absl::InvalidArgumentError("chat takes one question; quote it");
+  }
+  const std::string system = absl::GetFlag(FLAGS_system);
+  if (!system.empty()) AddMessage("system", system, result.input);
+  if (!question) return result;
+  absl::StatusOr<std::string> text = ReadText(line.arguments);
+  if (!text.ok()) return text.status();
+  AddMessage("user", *std::move(text), result.input);
   return result;
 }
 

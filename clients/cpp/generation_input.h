@@ -1,4 +1,4 @@
-// What `tauserve-cli generate` asks for, from its arguments, its flags, a file or standard input.
+// What `tauserve-cli generate` and `chat` ask for, from its arguments, its flags, a file or standard input.
 #ifndef TAUSERVE_CLIENTS_CPP_GENERATION_INPUT_H_
 #define TAUSERVE_CLIENTS_CPP_GENERATION_INPUT_H_
 
@@ -24,6 +24,9 @@ struct PromptedInput {
 // InvalidArgument or NotFound if the prompt comes from two places, a file can't be read or an id is
 // no number. A flag that was not given leaves its field unset: the model's default.
 absl::StatusOr<PromptedInput> ReadGenerationInput(const CommandLine& line);
+
+// The question of `chat`, after --system; without one (no `question`) that alone.
+absl::StatusOr<PromptedInput> ReadChatInput(const CommandLine& line, bool question);
 
 // The text of `tokenize`: the argument, else --file, else standard input.
 absl::StatusOr<std::string> ReadText(const std::vector<std::string>& arguments);

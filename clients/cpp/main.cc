@@ -1,11 +1,15 @@
 // tauserve-cli: command line -> one call -> exit code.
+#include <unistd.h>
+
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -74,15 +78,29 @@ const std::atomic<int>& CancelOnInterrupt(const sigset_t& signals, const Clients
   return received;
 }
 
-int Generate(const CommandLine& line, Client& client, const Console& console) {
-  absl::StatusOr<PromptedInput> prompted = ReadGenerationInput(line);
-  if (!prompted.ok()) return Usage(prompted.status().message());
+GenerateOptions OptionsOf(PromptedInput prompted) {
   GenerateOptions options;
-  options.prompted = *std::move(prompted);
+  options.prompted = std::move(prompted);
   options.stream = absl::GetFlag(FLAGS_stream);
   options.progress = absl::GetFlag(FLAGS_progress);
   options.stats = absl::GetFlag(FLAGS_stats);
-  return RunGenerate(client, options, console);
+  return options;
+}
+
+int Generate(const CommandLine& line, Client& client, const Console& console) {
+  absl::StatusOr<PromptedInput> prompted = ReadGenerationInput(line);
+  if (!prompted.ok()) return Usage(prompted.status().message());
+  return RunGenerate(client, OptionsOf(*std::move(prompted)), console);
+}
+
+int Chat(const CommandLine& line, Client& client, const Console& console) {
+  const bool interactive =
+      line.arguments.empty() && absl::GetFlag(FLAGS_file).empty() && isatty(STDIN_FILENO) != 0;
+  absl::StatusOr<PromptedInput> prompted = ReadChatInput(line, !interactive);
+  if (!prompted.ok()) return Usage(prompted.status().message());
+  const GenerateOptions options = OptionsOf(*std::move(prompted));
+  return interactive ? RunChat(client, options, std::cin, console)
+                     : RunGenerate(client, options, console);
 }
 
 int Tokenize(const CommandLine& line, Client& client, const Console& console) {
@@ -118,6 +136,7 @@ int Dispatch(const CommandLine& line, const Clients& clients, const Console& con
   Client& client = *clients.inference;
   Client& control = *clients.control;
   if (line.command == "generate") return Generate(line, client, console);
+  if (line.command == "chat") return Chat(line, client, console);
   if (line.command == "tokenize") return Tokenize(line, client, console);
   if (line.command == "detokenize") return Detokenize(line, client, console);
   if (line.command == "abort") return Abort(line, control, console);

@@ -13,6 +13,7 @@ nlohmann::ordered_json ModelJson(const v1::GetModelResponse& model) {
           {"architecture", model.architecture()},
           {"max_context_tokens", model.max_context_tokens()},
           {"vocab_size", model.vocab_size()},
+          {"chat_template", model.chat_template()},
           {"eos_token_ids",
            std::vector<uint32_t>(model.eos_token_ids().begin(), model.eos_token_ids().end())},
           {"layers", model.num_layers()},

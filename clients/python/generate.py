@@ -30,6 +30,7 @@ def load_stubs():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('prompt')
+    parser.add_argument('--chat', action='store_true', help="ask as a chat's user")
     parser.add_argument('--server', default='127.0.0.1:50051')
     parser.add_argument('--max_new_tokens', type=int, default=100)
     parser.add_argument('--temperature', type=float)
@@ -37,7 +38,10 @@ def main():
     messages, services = load_stubs()
 
     request = messages.GenerateStreamRequest()
-    request.input.text = args.prompt
+    if args.chat:
+        request.input.chat.messages.add(role='user', content=args.prompt)
+    else:
+        request.input.text = args.prompt
     request.input.stopping.max_new_tokens = args.max_new_tokens
     if args.temperature is not None:
         request.input.sampling.temperature = args.temperature

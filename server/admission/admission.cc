@@ -88,8 +88,15 @@ absl::StatusOr<std::vector<int32_t>> Admission::PromptTokens(const GenerationSpe
       }
       tokens.push_back(static_cast<int32_t>(token));
     }
+  } else if (spec.chat) {
+    absl::StatusOr<std::vector<int32_t>> encoded = chat_template_.Encode(*spec.chat);
+    if (!encoded.ok()) {
+      return absl::Status(encoded.status().code(),
+                          absl::StrCat("chat: ", encoded.status().message()));
+    }
+    tokens = *std::move(encoded);
   } else {
-    return absl::InvalidArgumentError("there is no prompt: set text or token_ids");
+    return absl::InvalidArgumentError("there is no prompt: set text, token_ids or chat");
   }
   if (tokens.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
   if (spec.truncate_prompt_tokens) {

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/admission/generation_spec.h"
+#include "server/model/chat/chat_template.h"
 #include "server/model/model.h"
 #include "server/model/tokenizer/tokenizer.h"
 #include "server/request/request.h"
@@ -22,10 +23,11 @@ class Admission {
   static constexpr int32_t kDefaultMaxNewTokens = 1024;
 
   // `context_tokens`: the most that prompt and output may have together. Pointers must outlive this object.
-  Admission(const ModelInfo* model, const Tokenizer* tokenizer, SamplingParams default_sampling,
-            int32_t context_tokens)
+  Admission(const ModelInfo* model, const Tokenizer* tokenizer, ChatTemplate chat_template,
+            SamplingParams default_sampling, int32_t context_tokens)
       : model_(model),
         tokenizer_(tokenizer),
+        chat_template_(std::move(chat_template)),
         default_sampling_(std::move(default_sampling)),
         context_tokens_(context_tokens) {}
 
@@ -39,6 +41,7 @@ class Admission {
 
   const ModelInfo& model() const { return *model_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const ChatTemplate& chat_template() const { return chat_template_; }
   const SamplingParams& default_sampling() const { return default_sampling_; }
   int32_t context_tokens() const { return context_tokens_; }
 
@@ -50,6 +53,7 @@ class Admission {
 
   const ModelInfo* model_;
   const Tokenizer* tokenizer_;
+  ChatTemplate chat_template_;
   SamplingParams default_sampling_;
   int32_t context_tokens_;
 };

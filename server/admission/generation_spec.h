@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "server/model/chat/render.h"
 
 namespace tauserve {
 
@@ -40,8 +41,9 @@ struct StoppingSpec {
 struct GenerationSpec {
   std::string request_id;
   std::string model;
-  std::optional<std::string> text;  // one of text and token_ids
+  std::optional<std::string> text;  // one of text, token_ids and chat
   std::optional<std::vector<uint32_t>> token_ids;
+  std::optional<ChatPrompt> chat;
   SamplingSpec sampling;
   StoppingSpec stopping;
   std::optional<uint32_t> top_logprobs;

@@ -43,6 +43,7 @@ GenerationSpec ToSpec(const v1::GenerationInput& input) {
   if (input.has_token_ids()) {
     spec.token_ids.emplace(input.token_ids().ids().begin(), input.token_ids().ids().end());
   }
+  if (input.has_chat()) spec.chat = ToPrompt(input.chat());
   spec.sampling = ToSpec(input.sampling());
   spec.stopping = ToSpec(input.stopping());
   const v1::ResponseOptions& response = input.response();
@@ -57,6 +58,17 @@ GenerationSpec ToSpec(const v1::GenerationInput& input) {
     spec.truncate_prompt_tokens = input.truncate_prompt_tokens();
   }
   return spec;
+}
+
+ChatPrompt ToPrompt(const v1::ChatPrompt& chat) {
+  ChatPrompt prompt;
+  prompt.messages.reserve(chat.messages_size());
+  for (const v1::ChatMessage& message : chat.messages()) {
+    prompt.messages.push_back({message.role(), message.content()});
+  }
+  if (chat.has_add_generation_prompt()) prompt.add_generation_prompt = chat.add_generation_prompt();
+  prompt.continue_final_message = chat.continue_final_message();
+  return prompt;
 }
 
 ResponseView ToView(const v1::ResponseOptions& options) {

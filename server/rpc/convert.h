@@ -22,6 +22,7 @@ struct ResponseView {
 };
 
 GenerationSpec ToSpec(const v1::GenerationInput& input);
+ChatPrompt ToPrompt(const v1::ChatPrompt& chat);
 ResponseView ToView(const v1::ResponseOptions& options);
 absl::Duration ToAbsl(const google::protobuf::Duration& d);
 google::protobuf::Duration ToProto(absl::Duration d);

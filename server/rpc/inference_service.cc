@@ -66,7 +66,8 @@ absl::Status InferenceServiceImpl::DoTokenize(const v1::TokenizeRequest& request
   const Admission& admission = *parts_.admission;
   if (absl::Status s = admission.CheckModel(request.model()); !s.ok()) return s;
   const bool special = !request.has_add_special_tokens() || request.add_special_tokens();
-  const auto ids = admission.tokenizer().Encode(request.text(), special);
+  const auto ids = request.has_chat() ? admission.chat_template().Encode(ToPrompt(request.chat()))
+                                      : admission.tokenizer().Encode(request.text(), special);
   if (!ids.ok()) return ids.status();
   response.set_count(static_cast<uint32_t>(ids->size()));
   for (int32_t id : *ids) {
@@ -117,6 +118,7 @@ absl::Status InferenceServiceImpl::DoGetModel(const v1::GetModelRequest& request
   response.set_num_kv_heads(model.num_kv_heads);
   response.set_head_dim(model.head_dim);
   *response.mutable_default_sampling() = ToProto(admission.default_sampling());
+  response.set_chat_template(admission.chat_template().name());
   return absl::OkStatus();
 }
 

@@ -40,7 +40,7 @@ def test_version():
 def test_help_names_the_flags():
     _, stdout, stderr = run_to_end("--help")
     for flag in ("model", "listen", "control_listen", "metrics_listen", "kv_cache_bytes", "max_batched_tokens",
-                 "max_running_requests", "max_waiting_requests", "threads", "dtype", "kv_dtype", "config",
+                 "max_running_requests", "max_waiting_requests", "threads", "dtype", "kv_dtype", "chat_template", "config",
                  "drain_timeout", "log_level"):
         assert f"--{flag}" in stdout + stderr
 
@@ -58,6 +58,7 @@ def test_help_names_the_flags():
     ([f"--model={MODEL}", "--dtype=int4"], ["dtype", "int4", "bfloat16"]),
     ([f"--model={MODEL}", "--kv_dtype=float16"], ["kv_dtype", "float16", "bfloat16"]),
     ([f"--model={MODEL}", "--device=tpu"], ["device", "tpu", "cpu"]),
+    ([f"--model={MODEL}", "--chat_template=xml"], ["chat_template", "xml", "chatml", "llama3"]),
     ([f"--model={MODEL}", "--log_level=loud"], ["log_level", "loud", "debug"]),
     ([f"--model={MODEL}", "--drain_timeout=-3s"], ["drain_timeout", "-3s"]),
     ([f"--model={MODEL}", "--drain_timeout=soon"], ["drain_timeout", "soon"]),

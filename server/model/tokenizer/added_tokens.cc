@@ -48,22 +48,32 @@ bool WordAt(absl::string_view text, size_t at) {
 
 }  // namespace
 
-const AddedToken* AddedTokenMatcher::LongestAt(absl::string_view text, size_t at) const {
+const AddedToken* AddedTokenMatcher::LongestAt(absl::string_view text, size_t at,
+                                               size_t control_end) const {
   const auto it = by_first_byte_.find(text[at]);
   if (it == by_first_byte_.end()) return nullptr;
   const AddedToken* best = nullptr;
   for (const AddedToken& token : it->second) {
     if (best != nullptr && token.content.size() <= best->content.size()) continue;
+    if (at + token.content.size() > control_end && token.IsControl()) continue;
     if (absl::StartsWith(text.substr(at), token.content)) best = &token;
   }
   return best;
 }
 
 std::vector<AddedTokenMatcher::Piece> AddedTokenMatcher::Split(absl::string_view text) const {
+  const TextRange all{0, text.size()};
+  return Split(text, absl::MakeConstSpan(&all, 1));
+}
+
+std::vector<AddedTokenMatcher::Piece> AddedTokenMatcher::Split(
+    absl::string_view text, absl::Span<const TextRange> trusted) const {
   std::vector<Piece> pieces;
   size_t begin = 0;  // of the text since the last token
   for (size_t at = 0; at < text.size();) {
-    const AddedToken* token = LongestAt(text, at);
+    while (!trusted.empty() && trusted.front().end <= at) trusted.remove_prefix(1);
+    const bool inside = !trusted.empty() && trusted.front().begin <= at;
+    const AddedToken* token = LongestAt(text, at, inside ? trusted.front().end : 0);
     if (token == nullptr) {
       at++;
       continue;
@@ -91,6 +101,21 @@ std::vector<AddedTokenMatcher::Piece> AddedTokenMatcher::Split(absl::string_view
   }
   if (begin < text.size()) pieces.push_back({text.substr(begin), -1});
   return pieces;
+}
+
+std::string Concatenate(absl::Span<const TextPiece> pieces, std::vector<TextRange>& trusted) {
+  std::string text;
+  for (const TextPiece& piece : pieces) {
+    const size_t begin = text.size();
+    text += piece.text;
+    if (!piece.trusted || piece.text.empty()) continue;
+    if (!trusted.empty() && trusted.back().end == begin) {
+      trusted.back().end = text.size();
+    } else {
+      trusted.push_back({begin, text.size()});
+    }
+  }
+  return text;
 }
 
 }  // namespace tauserve

@@ -9,6 +9,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "server/model/tokenizer/tokenizer.h"
 
 namespace tauserve {
 
@@ -20,6 +22,18 @@ struct AddedToken {
   bool lstrip = false;       // takes the whitespace before it
   bool rstrip = false;       // takes the whitespace behind it
   bool normalized = false;   // found in normalized text
+
+  // What the text of strangers must not become: a special token, or one spelled like a tag. Qwen, for one, adds
+  // <tool_response> and <|fim_prefix|> as ordinary words.
+  bool IsControl() const {
+    return special || (content.size() > 2 && content.front() == '<' && content.back() == '>');
+  }
+};
+
+// Bytes [begin, end) of a text.
+struct TextRange {
+  size_t begin = 0;
+  size_t end = 0;
 };
 
 class AddedTokenMatcher {
@@ -33,11 +47,17 @@ class AddedTokenMatcher {
     int32_t id;  // of a token, or -1 for text between tokens
   };
   std::vector<Piece> Split(absl::string_view text) const;
+  // Finds control tokens only inside of one of `trusted`, which are in order and apart.
+  std::vector<Piece> Split(absl::string_view text, absl::Span<const TextRange> trusted) const;
 
  private:
-  const AddedToken* LongestAt(absl::string_view text, size_t at) const;
+  // `control_end`: where a control token must end at the latest.
+  const AddedToken* LongestAt(absl::string_view text, size_t at, size_t control_end) const;
   absl::flat_hash_map<char, std::vector<AddedToken>> by_first_byte_;
 };
+
+// The pieces' texts as one, and where in it the trusted ones are.
+std::string Concatenate(absl::Span<const TextPiece> pieces, std::vector<TextRange>& trusted);
 
 }  // namespace tauserve
 

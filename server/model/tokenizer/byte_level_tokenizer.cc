@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -186,20 +187,51 @@ absl::Status ByteLevelTokenizer::ReadPostProcessor(const Json& json) {
 
 absl::StatusOr<std::vector<int32_t>> ByteLevelTokenizer::Encode(absl::string_view text,
                                                                 bool add_special_tokens) const {
-  const size_t bad = FindInvalidUtf8(text);
-  if (bad != absl::string_view::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("text is not valid UTF-8 at byte ", bad, " of ", text.size()));
-  }
+  if (absl::Status s = CheckUtf8(text); !s.ok()) return s;
   std::vector<int32_t> ids;
   if (add_special_tokens) ids = prefix_;
-  for (const AddedTokenMatcher::Piece& piece : raw_tokens_.Split(text)) {
+  const TextRange all{0, text.size()};
+  if (absl::Status s = EncodeText(text, absl::MakeConstSpan(&all, 1), ids); !s.ok()) return s;
+  if (add_special_tokens) ids.insert(ids.end(), suffix_.begin(), suffix_.end());
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> ByteLevelTokenizer::EncodePieces(
+    absl::Span<const TextPiece> pieces) const {
+  std::vector<TextRange> trusted;
+  const std::string text = Concatenate(pieces, trusted);
+  if (absl::Status s = CheckUtf8(text); !s.ok()) return s;
+  std::vector<int32_t> ids;
+  if (absl::Status s = EncodeText(text, trusted, ids); !s.ok()) return s;
+  return ids;
+}
+
+absl::Status ByteLevelTokenizer::EncodeText(absl::string_view text,
+                                            absl::Span<const TextRange> trusted,
+                                            std::vector<int32_t>& ids) const {
+  for (const AddedTokenMatcher::Piece& piece : raw_tokens_.Split(text, trusted)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
       continue;
     }
-    const std::string normalized = Normalize(piece.text);
-    for (const AddedTokenMatcher::Piece& part : normalized_tokens_.Split(normalized)) {
+    // Each part is normalized by itself, so that it is known where in the result the trusted ones are.
+    const size_t begin = piece.text.data() - text.data(), end = begin + piece.text.size();
+    while (!trusted.empty() && trusted.front().end <= begin) trusted.remove_prefix(1);
+    std::string normalized;
+    std::vector<TextRange> normalized_trusted;
+    size_t at = begin;
+    for (const TextRange& range : trusted) {
+      const size_t from = std::max(range.begin, begin), to = std::min(range.end, end);
+      if (from >= to) break;
+      normalized += Normalize(text.substr(at, from - at));
+      const size_t start = normalized.size();
+      normalized += Normalize(text.substr(from, to - from));
+      normalized_trusted.push_back({start, normalized.size()});
+      at = to;
+    }
+    normalized += Normalize(text.substr(at, end - at));
+    for (const AddedTokenMatcher::Piece& part :
+         normalized_tokens_.Split(normalized, normalized_trusted)) {
       if (part.id >= 0) {
         ids.push_back(part.id);
       } else if (absl::Status s = EncodeSegment(part.text, ids); !s.ok()) {
@@ -207,8 +239,7 @@ absl::StatusOr<std::vector<int32_t>> ByteLevelTokenizer::Encode(absl::string_vie
       }
     }
   }
-  if (add_special_tokens) ids.insert(ids.end(), suffix_.begin(), suffix_.end());
-  return ids;
+  return absl::OkStatus();
 }
 
 std::string ByteLevelTokenizer::Normalize(absl::string_view text) const {

@@ -24,6 +24,8 @@ class ByteLevelTokenizer : public Tokenizer {
   int32_t vocab_size() const override { return static_cast<int32_t>(spellings_.size()); }
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               bool add_special_tokens) const override;
+  absl::StatusOr<std::vector<int32_t>> EncodePieces(
+      absl::Span<const TextPiece> pieces) const override;
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids,
                                      bool skip_special_tokens) const override;
   std::string TokenBytes(int32_t id, bool first) const override;
@@ -40,6 +42,9 @@ class ByteLevelTokenizer : public Tokenizer {
   absl::Status PutSpelling(int32_t id, const std::string& spelling);
 
   std::string Normalize(absl::string_view text) const;
+  // `trusted` parts of `text` are where control tokens may be. Appends.
+  absl::Status EncodeText(absl::string_view text, absl::Span<const TextRange> trusted,
+                          std::vector<int32_t>& ids) const;
   absl::Status EncodeSegment(absl::string_view segment, std::vector<int32_t>& ids) const;
   void EncodeWord(absl::string_view word, std::vector<int32_t>& ids) const;
 

@@ -39,15 +39,28 @@ absl::Status ExpectSameAddedTokens(const Json& json, const Tokenizer& tokenizer)
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string& folder) {
+// Whether the space before a text is only at its start: as the pre-tokenizer of tokenizer.json says where that is there
+// (`json`), else as transformers reads `legacy`.
+bool PrefixAtStartOnly(const Json& json, const Json& config) {
+  if (json.is_null()) return config.contains("legacy") && config.at("legacy") == false;
+  if (!json.contains("pre_tokenizer") || !json.at("pre_tokenizer").is_object()) return false;
+  const Json& pre = json.at("pre_tokenizer");
+  return pre.value("type", "") == "Metaspace" && pre.value("prepend_scheme", "") == "first";
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string& folder,
+                                                              const Json& json) {
   SentencePieceOptions options;
+  Json settings = Json::object();
   const std::string config = folder + "/tokenizer_config.json";
   if (Exists(config)) {
-    absl::StatusOr<Json> json = ReadJson(config);
-    if (!json.ok()) return json.status();
-    options.add_bos = json->value("add_bos_token", options.add_bos);
-    options.add_eos = json->value("add_eos_token", options.add_eos);
+    absl::StatusOr<Json> read = ReadJson(config);
+    if (!read.ok()) return read.status();
+    settings = *std::move(read);
+    options.add_bos = settings.value("add_bos_token", options.add_bos);
+    options.add_eos = settings.value("add_eos_token", options.add_eos);
   }
+  options.prefix_at_start_only = PrefixAtStartOnly(json, settings);
   return LoadSentencePiece(folder + "/tokenizer.model", options);
 }
 
@@ -57,7 +70,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJsonTokenizer(const std::string& 
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = ByteLevelTokenizer::FromJson(*json);
   if (!absl::IsUnimplemented(tokenizer.status())) return tokenizer;
   if (!Exists(folder + "/tokenizer.model")) return tokenizer;
-  absl::StatusOr<std::unique_ptr<Tokenizer>> other = LoadModelTokenizer(folder);
+  absl::StatusOr<std::unique_ptr<Tokenizer>> other = LoadModelTokenizer(folder, *json);
   const absl::Status fits = other.ok() ? ExpectSameAddedTokens(*json, **other) : other.status();
   if (fits.ok()) return other;
   return absl::Status(
@@ -78,7 +91,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& mode
   }
   try {
     absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-        file == json ? LoadJsonTokenizer(model_dir) : LoadModelTokenizer(model_dir);
+        file == json ? LoadJsonTokenizer(model_dir) : LoadModelTokenizer(model_dir, Json());
     if (tokenizer.ok()) return tokenizer;
     return absl::Status(tokenizer.status().code(),
                         absl::StrCat(file, ": ", tokenizer.status().message()));

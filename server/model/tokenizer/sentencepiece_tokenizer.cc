@@ -1,7 +1,9 @@
 #include "server/model/tokenizer/sentencepiece_tokenizer.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -14,6 +16,8 @@ namespace tauserve {
 namespace {
 
 constexpr char kSpace[] = "\xe2\x96\x81";  // U+2581
+// No model has a piece with it, so that nothing is merged across it.
+constexpr char kBoundary[] = "\x01";
 
 class SentencePieceTokenizer : public Tokenizer {
  public:
@@ -25,7 +29,11 @@ class SentencePieceTokenizer : public Tokenizer {
       AddedToken token;
       token.id = id;
       token.content = model_->PieceOf(id);
+      token.special = true;
       control_.Add(token);
+    }
+    if (options.prefix_at_start_only && !model_->Encode(kBoundary, boundary_).ok()) {
+      boundary_.clear();
     }
   }
 
@@ -33,25 +41,25 @@ class SentencePieceTokenizer : public Tokenizer {
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               bool add_special_tokens) const override {
-    const size_t bad = FindInvalidUtf8(text);
-    if (bad != absl::string_view::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("text is not valid UTF-8 at byte ", bad, " of ", text.size()));
-    }
+    if (absl::Status s = CheckUtf8(text); !s.ok()) return s;
     std::vector<int32_t> ids;
     if (add_special_tokens && options_.add_bos && model_->bos_id() >= 0) {
       ids.push_back(model_->bos_id());
     }
-    for (const AddedTokenMatcher::Piece& piece : control_.Split(text)) {
-      if (piece.id >= 0) {
-        ids.push_back(piece.id);
-        continue;
-      }
-      if (absl::Status s = model_->Encode(piece.text, ids); !s.ok()) return s;
-    }
+    if (absl::Status s = EncodeSegments(control_.Split(text), ids); !s.ok()) return s;
     if (add_special_tokens && options_.add_eos && model_->eos_id() >= 0) {
       ids.push_back(model_->eos_id());
     }
+    return ids;
+  }
+
+  absl::StatusOr<std::vector<int32_t>> EncodePieces(
+      absl::Span<const TextPiece> pieces) const override {
+    std::vector<TextRange> trusted;
+    const std::string text = Concatenate(pieces, trusted);
+    if (absl::Status s = CheckUtf8(text); !s.ok()) return s;
+    std::vector<int32_t> ids;
+    if (absl::Status s = EncodeSegments(control_.Split(text, trusted), ids); !s.ok()) return s;
     return ids;
   }
 
@@ -93,9 +101,40 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
  private:
+  absl::Status EncodeSegments(const std::vector<AddedTokenMatcher::Piece>& segments,
+                              std::vector<int32_t>& ids) const {
+    bool at_start = true;
+    for (const AddedTokenMatcher::Piece& segment : segments) {
+      if (segment.id >= 0) {
+        ids.push_back(segment.id);
+      } else if (absl::Status s = EncodeSegment(segment.text, at_start, ids); !s.ok()) {
+        return s;
+      }
+      at_start = false;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status EncodeSegment(absl::string_view text, bool at_start,
+                             std::vector<int32_t>& ids) const {
+    if (at_start || boundary_.empty()) return model_->Encode(text, ids);
+    // The model puts its space before the boundary, and both are dropped.
+    std::vector<int32_t> with_boundary;
+    if (absl::Status s = model_->Encode(absl::StrCat(kBoundary, text), with_boundary); !s.ok()) {
+      return s;
+    }
+    if (!std::equal(boundary_.begin(), boundary_.end(), with_boundary.begin(),
+                    with_boundary.begin() + std::min(boundary_.size(), with_boundary.size()))) {
+      return model_->Encode(text, ids);
+    }
+    ids.insert(ids.end(), with_boundary.begin() + boundary_.size(), with_boundary.end());
+    return absl::OkStatus();
+  }
+
   std::unique_ptr<SentencePieceModel> model_;
   SentencePieceOptions options_;
   AddedTokenMatcher control_;
+  std::vector<int32_t> boundary_;  // the tokens of kBoundary, if options_.prefix_at_start_only
 };
 
 }  // namespace

@@ -13,6 +13,8 @@ namespace tauserve {
 struct SentencePieceOptions {
   bool add_bos = true;
   bool add_eos = false;
+  // Of a model that puts a space before a text: only at the text's start, not behind each control token as well.
+  bool prefix_at_start_only = false;
 };
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePiece(const std::string& file,

@@ -14,6 +14,12 @@
 
 namespace tauserve {
 
+// A part of a text that comes from two sides.
+struct TextPiece {
+  std::string text;
+  bool trusted = false;  // ours: control tokens spelled in it are recognised
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -25,6 +31,12 @@ class Tokenizer {
   // are recognised; `add_special_tokens` adds what the post-processor puts around the text (a <bos>, say).
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                                       bool add_special_tokens) const = 0;
+
+  // The tokens of the pieces' concatenation, without what the post-processor adds. Control tokens (special ones, and
+  // added ones spelled like a tag) are recognised only where a trusted piece has all of their text; elsewhere their
+  // spelling is text like any other. A SentencePiece model's user-defined symbols are recognised everywhere.
+  virtual absl::StatusOr<std::vector<int32_t>> EncodePieces(
+      absl::Span<const TextPiece> pieces) const = 0;
 
   // InvalidArgument for an id outside [0, vocab_size). Bytes that are not valid UTF-8 become U+FFFD.
   virtual absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+
 namespace tauserve {
 
 // Table 3-7 of the Unicode standard: only the second byte's range depends on the first.
@@ -41,6 +43,13 @@ void AppendReplacement(absl::string_view bytes, bool each_byte, std::string& tex
   for (size_t n = each_byte ? bytes.size() : std::min<size_t>(bytes.size(), 1); n > 0; n--) {
     text += "\xef\xbf\xbd";
   }
+}
+
+absl::Status CheckUtf8(absl::string_view text) {
+  const size_t bad = FindInvalidUtf8(text);
+  if (bad == absl::string_view::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("text is not valid UTF-8 at byte ", bad, " of ", text.size()));
 }
 
 std::string DecodeUtf8(absl::string_view bytes, bool each_byte, std::string& text) {

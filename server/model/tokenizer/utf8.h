@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
 namespace tauserve {
@@ -22,6 +23,9 @@ Utf8Part NextUtf8(absl::string_view bytes);
 
 // Offset of the first byte that is not part of a character, or npos.
 size_t FindInvalidUtf8(absl::string_view bytes);
+
+// InvalidArgument with the offset where `text` is not valid.
+absl::Status CheckUtf8(absl::string_view text);
 
 // Appends the decoded text of `bytes` to `text` and returns what is left over at the end, an incomplete character.
 // `each_byte`: a U+FFFD for each byte of an invalid part.

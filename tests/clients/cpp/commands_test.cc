@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
 #include <string>
 
 #include "nlohmann/json.hpp"
@@ -124,6 +125,31 @@ TEST_F(CommandsTest, AKnownAnswerDecidesTheExitCode) {
   options_.prompted.expected->answer = "The answer is 43";
   EXPECT_EQ(Generate(), kRefused);
   EXPECT_THAT(err_.text(), HasSubstr("The answer is 43: NOT given\n"));
+}
+
+TEST_F(CommandsTest, AChatSendsAllThatWasSaid) {
+  server_.script().events = WholeStream();
+  options_.stats = options_.progress = false;
+  v1::ChatMessage* system = options_.prompted.input.mutable_chat()->add_messages();
+  system->set_role("system");
+  system->set_content("be brief");
+  std::istringstream in("what?\n\nand then?\n");
+  EXPECT_EQ(RunChat(client_, options_, in, console_), kOk);
+  EXPECT_EQ(out_.text(), "The answer is 42\nThe answer is 42\n");
+  const v1::GenerateStreamRequest request = server_.generate_request();
+  std::string sent;
+  for (const v1::ChatMessage& m : request.input().chat().messages()) {
+    sent += m.role() + ": " + m.content() + "\n";
+  }
+  EXPECT_EQ(sent, "system: be brief\nuser: what?\nassistant: The answer is 42\nuser: and then?\n");
+}
+
+TEST_F(CommandsTest, AChatForgetsWhatWasRefused) {
+  server_.script().status = grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "too long");
+  std::istringstream in("what?\nand?\n");
+  EXPECT_EQ(RunChat(client_, options_, in, console_), kRefused);
+  EXPECT_EQ(server_.generate_request().input().chat().messages_size(), 1);
+  EXPECT_THAT(err_.text(), HasSubstr("INVALID_ARGUMENT: too long"));
 }
 
 TEST_F(CommandsTest, AKnownAnswerInJson) {

@@ -26,7 +26,7 @@ class AdmissionTest : public testing::Test {
     info_.vocab_size = kFakeVocab;
     SamplingParams defaults;
     defaults.temperature = 0.5f;
-    admission_.emplace(&info_, &tokenizer_, defaults, kContext);
+    admission_.emplace(&info_, &tokenizer_, ChatTemplate(), defaults, kContext);
   }
 
   absl::StatusOr<std::shared_ptr<Request>> Admit(const GenerationSpec& spec) const {
@@ -90,6 +90,13 @@ TEST_F(AdmissionTest, UnknownModel) {
   EXPECT_LT(Admit(spec).status().message().size(), 500);
 }
 
+TEST_F(AdmissionTest, ChatsNeedATemplate) {
+  GenerationSpec spec;
+  spec.chat = ChatPrompt{{{"user", "a"}}};
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument,
+                {"chat: the model has no chat template", "--chat_template=NAME", "chatml"});
+}
+
 TEST_F(AdmissionTest, EmptyPrompts) {
   const auto invalid = absl::StatusCode::kInvalidArgument;
   ExpectRefused({}, invalid, {"no prompt"});
@@ -123,7 +130,7 @@ TEST_F(AdmissionTest, PromptAndOutputShareTheContext) {
 
 TEST_F(AdmissionTest, DefaultOfMaxNewTokens) {
   EXPECT_EQ((*Admit(Ids(10)))->stopping.max_new_tokens, 990);  // what is left
-  const Admission roomy(&info_, &tokenizer_, {}, 100000);
+  const Admission roomy(&info_, &tokenizer_, ChatTemplate(), {}, 100000);
   auto admit = [&](const GenerationSpec& spec) {
     return (*roomy.Admit(spec, arrival_, deadline_))->stopping;
   };

@@ -103,6 +103,12 @@ absl::StatusOr<std::vector<int32_t>> FakeTokenizer::Encode(absl::string_view tex
   for (char c : text) ids.push_back(static_cast<uint8_t>(c));
   return ids;
 }
+absl::StatusOr<std::vector<int32_t>> FakeTokenizer::EncodePieces(
+    absl::Span<const TextPiece> pieces) const {
+  std::string text;
+  for (const TextPiece& piece : pieces) text += piece.text;
+  return Encode(text, false);
+}
 absl::StatusOr<std::string> FakeTokenizer::Decode(absl::Span<const int32_t> ids, bool) const {
   std::string text;
   for (int32_t id : ids) text += TokenBytes(id, false);

@@ -70,6 +70,8 @@ class FakeTokenizer : public Tokenizer {
  public:
   int32_t vocab_size() const override { return kFakeVocab; }
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool) const override;
+  absl::StatusOr<std::vector<int32_t>> EncodePieces(
+      absl::Span<const TextPiece> pieces) const override;
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool) const override;
   std::string TokenBytes(int32_t id, bool) const override;
   std::string TokenString(int32_t id) const override { return TokenBytes(id, false); }

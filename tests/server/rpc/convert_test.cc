@@ -16,7 +16,8 @@ using testing::ElementsAre;
 
 TEST(ConvertTest, UnsetStaysUnset) {
   const GenerationSpec spec = ToSpec(v1::GenerationInput());
-  EXPECT_FALSE(spec.text || spec.token_ids || spec.top_logprobs || spec.truncate_prompt_tokens);
+  EXPECT_FALSE(spec.text || spec.token_ids || spec.chat || spec.top_logprobs ||
+               spec.truncate_prompt_tokens);
   EXPECT_FALSE(spec.sampling.temperature || spec.sampling.top_k || spec.sampling.seed);
   EXPECT_FALSE(spec.stopping.max_new_tokens || spec.stopping.time_limit);
   EXPECT_TRUE(spec.skip_special_tokens);
@@ -36,6 +37,25 @@ TEST(ConvertTest, ZeroIsSet) {
   EXPECT_EQ(spec.sampling.seed, 0u);
   EXPECT_EQ(spec.top_logprobs, 0u);
   EXPECT_EQ(spec.text, "");
+}
+
+TEST(ConvertTest, Chats) {
+  v1::GenerationInput input;
+  v1::ChatMessage* message = input.mutable_chat()->add_messages();
+  message->set_role("user");
+  message->set_content("hi");
+  const GenerationSpec unset = ToSpec(input);
+  ASSERT_TRUE(unset.chat && !unset.text && !unset.token_ids);
+  ASSERT_EQ(unset.chat->messages.size(), 1u);
+  EXPECT_EQ(unset.chat->messages[0].role, "user");
+  EXPECT_EQ(unset.chat->messages[0].content, "hi");
+  EXPECT_TRUE(unset.chat->add_generation_prompt);
+  EXPECT_FALSE(unset.chat->continue_final_message);
+  input.mutable_chat()->set_add_generation_prompt(false);
+  input.mutable_chat()->set_continue_final_message(true);
+  const GenerationSpec set = ToSpec(input);
+  EXPECT_FALSE(set.chat->add_generation_prompt);
+  EXPECT_TRUE(set.chat->continue_final_message);
 }
 
 TEST(ConvertTest, EveryFieldArrives) {

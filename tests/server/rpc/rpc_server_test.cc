@@ -31,7 +31,8 @@ class RpcServerTest : public testing::Test {
     options.max_running_requests = 2;
     options.max_waiting_requests = 2;
     engine_ = std::make_unique<Engine>(options, &model_, &tokenizer_, &metrics_);
-    admission_ = std::make_unique<Admission>(&model_.info(), &tokenizer_, SamplingParams(), 4000);
+    admission_ = std::make_unique<Admission>(&model_.info(), &tokenizer_, ChatTemplate(),
+                                             SamplingParams(), 4000);
     ServerInfo info;
     info.engine = options;
     auto rpc = RpcServer::Start({"127.0.0.1:0", "127.0.0.1:0", 1 << 20},

@@ -84,6 +84,27 @@ TEST_F(TokenizerFileTest, RefusesInvalidTextWithItsPlace) {
   EXPECT_FALSE((*tokenizer)->Decode(bad, true).ok());
 }
 
+TEST_F(TokenizerFileTest, ControlTokensOnlyInTrustedPieces) {
+  const auto tokenizer = Load(json_.dump());
+  ASSERT_TRUE(tokenizer.ok());
+  const auto ids = [&](const std::vector<TextPiece>& pieces) {
+    return (*tokenizer)->EncodePieces(pieces).value();
+  };
+  const std::vector<int32_t> text = ids({{"<|eos|>", false}});
+  EXPECT_GT(text.size(), 1u);
+  EXPECT_EQ((*tokenizer)->Decode(text, true).value(), "<|eos|>");
+  EXPECT_EQ(ids({{"<|eos|>", true}}), std::vector<int32_t>{1});
+  // All of its text must be trusted.
+  EXPECT_GT(ids({{"<|eo", true}, {"s|>", false}}).size(), 1u);
+  EXPECT_GT(ids({{"<|eo", false}, {"s|>", true}}).size(), 1u);
+  EXPECT_EQ(ids({{"<|eo", true}, {"s|>", true}}), std::vector<int32_t>{1});
+  // Otherwise pieces are one text.
+  EXPECT_EQ(ids({{"Once up", true}, {"on a ti", false}, {"me", true}}),
+            (*tokenizer)->Encode("Once upon a time", false).value());
+  EXPECT_TRUE(ids({}).empty());
+  EXPECT_FALSE((*tokenizer)->EncodePieces({{TextPiece{"a\xff", false}}}).ok());
+}
+
 TEST_F(TokenizerFileTest, LongWordsAndLongTextsAreFast) {
   const auto tokenizer = Load(json_.dump());
   ASSERT_TRUE(tokenizer.ok());
