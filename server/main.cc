@@ -290,6 +290,8 @@ int Main(int argc, char** argv) {
                     {"parameters", info.parameters},
                     {"device", server.backend->device().name},
                     {"kv_pages", server.model->num_pages()},
+                    {"tls", server.security.tls != nullptr},
+                    {"tokens", server.security.tokens != nullptr},
                     {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
   nlohmann::ordered_json serving;
   serving["event"] = "serving";

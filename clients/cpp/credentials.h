@@ -1,4 +1,5 @@
-// Who the user of tauserve-cli is, and which server is to be believed: from flags, else from the environment.
+// Who the user of tauserve-cli is, and which server is to be believed: from flags, else from the
+// environment.
 #ifndef TAUSERVE_CLIENTS_CPP_CREDENTIALS_H_
 #define TAUSERVE_CLIENTS_CPP_CREDENTIALS_H_
 
@@ -7,8 +8,8 @@
 
 namespace tauserve::client {
 
-// Reads the files that --tls_ca, --tls_cert, --tls_key and --token_file name. InvalidArgument, with the flag, if one
-// can't be read, or a token can't be sent.
+// Reads the files that --tls_ca, --tls_cert, --tls_key and --token_file name. InvalidArgument, with
+// the flag, if one can't be read, or a token can't be sent.
 absl::StatusOr<Credentials> ReadCredentials();
 
 }  // namespace tauserve::client

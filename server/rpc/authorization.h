@@ -1,6 +1,6 @@
-// Decides about calls before they begin, by their tokens: every method of a port, reflection and unknown ones too, before
-// a message is read. Health checks are open, because those who make them (load balancers, container runtimes) have no
-// tokens.
+// Decides about calls before they begin, by their tokens: every method of a port, reflection and unknown ones too,
+// before a message is read. Health checks are open, because those who make them (load balancers, container runtimes)
+// have no tokens.
 #ifndef TAUSERVE_SERVER_RPC_AUTHORIZATION_H_
 #define TAUSERVE_SERVER_RPC_AUTHORIZATION_H_
 

@@ -29,7 +29,7 @@ struct RpcOptions {
   // Then a connection takes no new calls, and those in flight may go on for `..._grace`.
   absl::Duration max_connection_age = absl::InfiniteDuration();
   absl::Duration max_connection_age_grace = absl::Minutes(10);
-  RpcSecurity security;  // of both ports
+  RpcSecurity security = {};  // of both ports
 };
 
 class RpcServer {

@@ -1,5 +1,5 @@
-// The server's certificate, its key, and the authorities of its clients, read from PEM files and checked as a TLS server
-// would check them, so that nothing is served, or replaced, that no handshake could use.
+// The server's certificate, its key, and the authorities of its clients, read from PEM files and checked as a TLS
+// server would check them, so that nothing comes into force that no handshake could use.
 #ifndef TAUSERVE_SERVER_SECURITY_TLS_FILES_H_
 #define TAUSERVE_SERVER_SECURITY_TLS_FILES_H_
 

@@ -197,7 +197,8 @@ def test_files_that_cannot_be_served(pki, tmp_path, name):
     locked = tmp_path / "locked.key"
     openssl("ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked)
     weak_cert, weak_key = tmp_path / "weak.pem", tmp_path / "weak.key"
-    openssl("req", "-x509", "-newkey", "rsa:1024", "-nodes", "-keyout", weak_key, "-out", weak_cert, "-subj", "/CN=weak")
+    openssl("req", "-x509", "-newkey", "rsa:1024", "-nodes", "-keyout", weak_key, "-out", weak_cert,
+            "-subj", "/CN=weak")
     flags, parts = {
         "missing certificate": ((missing, key), ["--tls_cert", missing, "No such file"]),
         "missing key": ((cert, missing), ["--tls_key", missing, "No such file"]),
@@ -258,7 +259,8 @@ def bearer(name):
 
 METHODS = {
     "grpc": ["/tauserve.inference.v1.InferenceService/" + name for name in (
-        "Generate", "GenerateStream", "Tokenize", "Detokenize", "GetModel", "NoSuchMethod")] + ["/no.such.Service/Method"],
+        "Generate", "GenerateStream", "Tokenize", "Detokenize", "GetModel", "NoSuchMethod")]
+    + ["/no.such.Service/Method"],
     "control": ["/tauserve.inference.v1.ControlService/" + name for name in (
         "GetServerInfo", "GetLoad", "AbortRequests", "Drain", "ClearPrefixCache", "NoSuchMethod")],
 }
@@ -336,7 +338,8 @@ def test_many_calls_with_tokens_that_leave_at_any_moment(guarded):
 
 def test_neither_tokens_nor_prompts_are_logged(guarded):
     stub = inference_grpc.InferenceServiceStub(guarded.channel())
-    secret = generation("the secret word is zanzibar", stopping={"stop_strings": ["timbuktu"]}, cache={"salt": "saltlick"})
+    secret = generation("the secret word is zanzibar", stopping={"stop_strings": ["timbuktu"]},
+                        cache={"salt": "saltlick"})
     for metadata in (bearer("user"), bearer("nobody"), None):
         outcome(lambda: stub.Generate(inference.GenerateRequest(input=secret), metadata=metadata, timeout=PATIENCE))
         outcome(lambda: stub.Tokenize(inference.TokenizeRequest(text="zanzibar"), metadata=metadata, timeout=PATIENCE))
@@ -472,5 +475,6 @@ def test_trace_id_of_a_request(server, name, values, expected, refused):
     code, _ = outcome(lambda: server.stub.Generate(request, metadata=[("traceparent", v) for v in values],
                                                    timeout=PATIENCE))
     assert code == (grpc.StatusCode.INVALID_ARGUMENT if refused else grpc.StatusCode.OK)
-    ends = wait_until(lambda: [e for e in server.events("request_end") if e["request_id"] == request_id], "the log line")
+    ends = wait_until(lambda: [e for e in server.events("request_end") if e["request_id"] == request_id],
+                      "the log line")
     assert ends[0].get("trace_id") == expected
