@@ -17,8 +17,10 @@ ABSL_FLAG(std::string, config, "", "JSON file with flags by name; the command li
 ABSL_FLAG(std::string, model, "", "folder of the model to serve");
 ABSL_FLAG(std::string, device, "auto", "auto, cpu or cuda");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the inference service; port 0: any");
-ABSL_FLAG(std::string, control_listen, "127.0.0.1:50052",
-          "address of the control service; whoever reaches it can abort requests");
+ABSL_FLAG(
+    std::string, control_listen, "127.0.0.1:50052",
+    "address of the control service; whoever reaches it can abort requests, unless it asks for "
+    "tokens");
 ABSL_FLAG(std::string, metrics_listen, "127.0.0.1:9464", "address of /metrics");
 ABSL_FLAG(
     int64_t, kv_cache_bytes, 0,

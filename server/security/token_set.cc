@@ -98,7 +98,9 @@ absl::Status TokenSet::Check(absl::string_view authorization, Scope scope) const
   if (!absl::StartsWithIgnoreCase(authorization, kScheme)) {
     return absl::UnauthenticatedError("the authorization metadata is not of the form Bearer TOKEN");
   }
-  const Digest digest = DigestOf(absl::StripAsciiWhitespace(authorization.substr(kScheme.size())));
+  const absl::string_view text = absl::StripAsciiWhitespace(authorization.substr(kScheme.size()));
+  if (text.empty()) return absl::UnauthenticatedError("the token is empty");
+  const Digest digest = DigestOf(text);
   uint32_t scopes = 0;
   for (const Token& token : tokens_) {
     const bool same = CRYPTO_memcmp(token.digest.data(), digest.data(), digest.size()) == 0;

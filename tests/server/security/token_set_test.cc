@@ -55,6 +55,15 @@ TEST(TokenSetTest, RefusesWhatIsUnknown) {
   EXPECT_TRUE(set.Check("Bearer  abc ", Scope::kInference).ok());
 }
 
+TEST(TokenSetTest, NothingIsNoToken) {
+  // The SHA-256 of no bytes, which a mistake may put into a file.
+  const TokenSet set =
+      Parse("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 inference");
+  for (const char* header : {"", "Bearer", "Bearer ", "Bearer   "}) {
+    EXPECT_EQ(set.Check(header, Scope::kInference).code(), absl::StatusCode::kUnauthenticated);
+  }
+}
+
 TEST(TokenSetTest, CommentsSpacesAndCase) {
   const TokenSet set = Parse(absl::StrCat("# clients\r\n\n\t", absl::AsciiStrToUpper(kAbc),
                                           "\t control  # alice\r\n   \n"));
