@@ -83,6 +83,10 @@ void GenerateCall::LogPrompt(const v1::GenerationInput& input) const {
   if (input.has_token_ids()) {
     line["token_ids"] =
         std::vector<uint32_t>(input.token_ids().ids().begin(), input.token_ids().ids().end());
+  } else if (input.has_chat()) {
+    for (const v1::ChatMessage& message : input.chat().messages()) {
+      line["chat"].push_back({{"role", message.role()}, {"content", message.content()}});
+    }
   } else {
     line["text"] = input.text();
   }

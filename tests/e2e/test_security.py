@@ -350,15 +350,20 @@ def test_neither_tokens_nor_prompts_are_logged(guarded):
 
 def test_prompts_are_logged_if_asked_for():
     def log(*flags):
-        with Server(*flags) as server:
+        with Server("--chat_template=chatml", *flags) as server:
             stub = inference_grpc.InferenceServiceStub(server.channel())
-            for prompt in ("the word is zanzibar", [0, 400, 401]):
-                stub.Generate(inference.GenerateRequest(input=generation(prompt, request_id="shown")), timeout=PATIENCE)
+            chat = inference.ChatPrompt(messages=[{"role": "user", "content": "zanzibar?"}])
+            for prompt in ("the word is zanzibar", [0, 400, 401], chat):
+                message = generation(None if prompt is chat else prompt, request_id="shown")
+                if prompt is chat:
+                    message.chat.CopyFrom(chat)
+                stub.Generate(inference.GenerateRequest(input=message), timeout=PATIENCE)
             return server.events("prompt"), server.log()
 
     prompts, _ = log("--log_prompts", "--log_level=debug")
-    assert [(p["request_id"], p.get("text"), p.get("token_ids")) for p in prompts] == [
-        ("shown", "the word is zanzibar", None), ("shown", None, [0, 400, 401])]
+    assert [p["request_id"] for p in prompts] == ["shown"] * 3
+    assert [p.get("text") or p.get("token_ids") or p.get("chat") for p in prompts] == [
+        "the word is zanzibar", [0, 400, 401], [{"role": "user", "content": "zanzibar?"}]]
     assert "zanzibar" not in log("--log_prompts")[1]
 
 
