@@ -73,9 +73,9 @@ def test_pings_too_often_are_told_to_go_away(server):
     host, port = server.serving["grpc"].rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         settings, ping, goaway, enhance_your_calm = 4, 6, 7, 11
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + struct.pack(">HBBBL", 0, 0, settings, 0, 0))
-        for number in range(8):
-            connection.sendall(struct.pack(">HBBBLQ", 0, 8, ping, 0, 0, number))
+        # In one piece: what comes after the connection is closed would take back the server's last words.
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + struct.pack(">HBBBL", 0, 0, settings, 0, 0)
+                           + b"".join(struct.pack(">HBBBLQ", 0, 8, ping, 0, 0, number) for number in range(8)))
         payload = next(payload for kind, payload in frames(connection) if kind == goaway)
         assert struct.unpack(">LL", payload[:8])[1] == enhance_your_calm and b"too_many_pings" in payload
     generate(server)  # nobody else notices
