@@ -17,8 +17,10 @@ ABSL_FLAG(std::string, config, "", "JSON file with flags by name; the command li
 ABSL_FLAG(std::string, model, "", "folder of the model to serve");
 ABSL_FLAG(std::string, device, "auto", "auto, cpu or cuda");
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "address of the inference service; port 0: any");
-ABSL_FLAG(std::string, control_listen, "127.0.0.1:50052",
-          "address of the control service; whoever reaches it can abort requests");
+ABSL_FLAG(
+    std::string, control_listen, "127.0.0.1:50052",
+    "address of the control service; whoever reaches it can abort requests, unless it asks for "
+    "tokens");
 ABSL_FLAG(std::string, metrics_listen, "127.0.0.1:9464", "address of /metrics");
 ABSL_FLAG(
     int64_t, kv_cache_bytes, 0,
@@ -43,7 +45,23 @@ ABSL_FLAG(std::string, kv_dtype, "auto",
 ABSL_FLAG(std::string, chat_template, "auto",
           absl::StrCat("how chats are written: auto, as the model's own template, or one of ",
                        tauserve::ChatTemplateNames()));
+ABSL_FLAG(std::string, tls_cert, "",
+          "PEM file of the server's certificate and the chain above it; both ports then speak TLS. "
+          "Read again when it, the key or the client CA changes");
+ABSL_FLAG(std::string, tls_key, "", "PEM file of the certificate's key");
+ABSL_FLAG(std::string, tls_client_ca, "",
+          "PEM file of authorities: clients must have a certificate of one of them");
+ABSL_FLAG(std::string, auth_tokens_file, "",
+          "lines of SHA256 SCOPE[,SCOPE] (tauserve-cli token makes them): calls need one of these "
+          "tokens. Read again when it changes");
+ABSL_FLAG(int32_t, max_concurrent_streams, 1024,
+          "calls in flight of one connection; more wait in the client");
+ABSL_FLAG(absl::Duration, max_connection_age, absl::InfiniteDuration(),
+          "after which a connection takes no new calls; clients connect again by themselves");
+ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::Minutes(10),
+          "how long calls of such a connection may go on");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning, error or off");
+ABSL_FLAG(bool, log_prompts, false, "show prompts in the log, at --log_level=debug");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "how long requests in flight may go on after SIGTERM");
 
@@ -68,7 +86,15 @@ constexpr const char* kNames[] = {"model",
                                   "dtype",
                                   "kv_dtype",
                                   "chat_template",
+                                  "tls_cert",
+                                  "tls_key",
+                                  "tls_client_ca",
+                                  "auth_tokens_file",
+                                  "max_concurrent_streams",
+                                  "max_connection_age",
+                                  "max_connection_age_grace",
                                   "log_level",
+                                  "log_prompts",
                                   "drain_timeout"};
 
 template <typename... Args>
@@ -174,6 +200,23 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t lo, int64_t hi)
   return Invalid("--", name, " is ", value, ", must be in [", lo, ", ", hi, "]");
 }
 
+absl::Status CheckNotBelow(const char* name, absl::Duration value, absl::Duration least) {
+  if (value >= least) return absl::OkStatus();
+  return Invalid("--", name, " is ", absl::FormatDuration(value), ", must be at least ",
+                 absl::FormatDuration(least));
+}
+
+absl::Status CheckTls(const ServerConfig& c) {
+  if (c.tls_cert.empty() != c.tls_key.empty()) {
+    return Invalid("--", c.tls_cert.empty() ? "tls_key" : "tls_cert", " is set without --",
+                   c.tls_cert.empty() ? "tls_cert" : "tls_key");
+  }
+  if (!c.tls_client_ca.empty() && c.tls_cert.empty()) {
+    return Invalid("--tls_client_ca is set without --tls_cert and --tls_key");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::optional<DataType>> ReadType(const char* name, const std::string& value) {
   if (value == "auto") return std::nullopt;
   if (value == "float32") return DataType::kFloat32;
@@ -192,7 +235,10 @@ absl::Status Check(const ServerConfig& c) {
         CheckRange("max_waiting_requests", c.max_waiting_requests, 1, 1 << 20),
         CheckRange("max_waiting_prompt_tokens", c.max_waiting_prompt_tokens, 1, int64_t{1} << 40),
         CheckRange("max_message_bytes", c.max_message_bytes, 1 << 10, 1 << 30),
-        CheckRange("threads", c.threads, 0, 1024)}) {
+        CheckRange("max_concurrent_streams", c.max_concurrent_streams, 1, 1 << 20),
+        CheckNotBelow("max_connection_age", c.max_connection_age, absl::Seconds(1)),
+        CheckNotBelow("max_connection_age_grace", c.max_connection_age_grace, absl::ZeroDuration()),
+        CheckTls(c), CheckRange("threads", c.threads, 0, 1024)}) {
     if (!s.ok()) return s;
   }
   if (c.device != "auto" && c.device != "cpu" && c.device != "cuda") {
@@ -237,6 +283,14 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.threads = absl::GetFlag(FLAGS_threads);
   c.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   c.chat_template = absl::GetFlag(FLAGS_chat_template);
+  c.tls_cert = absl::GetFlag(FLAGS_tls_cert);
+  c.tls_key = absl::GetFlag(FLAGS_tls_key);
+  c.tls_client_ca = absl::GetFlag(FLAGS_tls_client_ca);
+  c.auth_tokens_file = absl::GetFlag(FLAGS_auth_tokens_file);
+  c.max_concurrent_streams = absl::GetFlag(FLAGS_max_concurrent_streams);
+  c.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
+  c.max_connection_age_grace = absl::GetFlag(FLAGS_max_connection_age_grace);
+  c.log_prompts = absl::GetFlag(FLAGS_log_prompts);
   c.log_level = absl::GetFlag(FLAGS_log_level);
   c.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   absl::StatusOr<std::optional<DataType>> type = ReadType("dtype", absl::GetFlag(FLAGS_dtype));

@@ -32,7 +32,15 @@ struct ServerConfig {
   std::optional<DataType> compute_type;  // without: the device's choice
   std::optional<DataType> kv_type;       // without: as compute_type
   std::string chat_template;
+  std::string tls_cert;  // empty: no TLS; then the next two are too
+  std::string tls_key;
+  std::string tls_client_ca;
+  std::string auth_tokens_file;  // empty: no tokens
+  int32_t max_concurrent_streams = 0;
+  absl::Duration max_connection_age;
+  absl::Duration max_connection_age_grace;
   std::string log_level;
+  bool log_prompts = false;
   absl::Duration drain_timeout;
 };
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -90,8 +91,50 @@ struct Server {
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Admission> admission;
+  RpcSecurity security;
   std::unique_ptr<RpcServer> rpc;
 };
+
+bool IsLoopback(absl::string_view address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:");
+}
+
+// Says what a certificate's date or a flag's absence does to clients; neither is an error.
+void WarnOfSecurity(const ServerConfig& config, const RpcSecurity& security) {
+  if (security.tls != nullptr && security.tls->value()->expires < absl::Now()) {
+    LogWarning(
+        "tls_certificate_expired",
+        {{"file", config.tls_cert}, {"expired", absl::FormatTime(security.tls->value()->expires)}});
+  }
+  if (security.tokens == nullptr || security.tls != nullptr) return;
+  for (const std::string& address : {config.listen, config.control_listen}) {
+    if (IsLoopback(address)) continue;
+    LogWarning("tokens_without_tls",
+               {{"address", address},
+                {"message", "whoever sees the traffic can read the tokens: set --tls_cert"}});
+  }
+}
+
+// Before the model is loaded, so that a wrong file is told at once.
+absl::Status LoadSecurity(const ServerConfig& config, RpcSecurity& security) {
+  if (!config.tls_cert.empty()) {
+    const TlsPaths paths = {config.tls_cert, config.tls_key, config.tls_client_ca};
+    auto tls = Watched<TlsFiles>::Start("tls_files", {paths.cert, paths.key, paths.client_ca},
+                                        [paths] { return ReadTlsFiles(paths); });
+    if (!tls.ok()) return tls.status();
+    security.tls = *std::move(tls);
+  }
+  if (!config.auth_tokens_file.empty()) {
+    const std::string file = config.auth_tokens_file;
+    auto tokens =
+        Watched<TokenSet>::Start("auth_tokens", {file}, [file] { return TokenSet::Read(file); });
+    if (!tokens.ok()) return tokens.status();
+    security.tokens = *std::move(tokens);
+  }
+  WarnOfSecurity(config, security);
+  return absl::OkStatus();
+}
 
 absl::Status Load(const ServerConfig& config, Server& s) {
   absl::Time begin = absl::Now();
@@ -192,6 +235,10 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   rpc.listen = config.listen;
   rpc.control_listen = config.control_listen;
   rpc.max_message_bytes = config.max_message_bytes;
+  rpc.max_concurrent_streams = config.max_concurrent_streams;
+  rpc.max_connection_age = config.max_connection_age;
+  rpc.max_connection_age_grace = config.max_connection_age_grace;
+  rpc.security = s.security;
   ServerInfo server_info{kVersion,
                          kCommit,
                          MakeInstanceId(),
@@ -200,7 +247,8 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
                          CompiledDevices(),
                          EngineOptionsOf(config)};
   absl::StatusOr<std::unique_ptr<RpcServer>> started = RpcServer::Start(
-      rpc, {s.engine.get(), s.admission.get(), s.metrics.get()}, std::move(server_info));
+      rpc, {s.engine.get(), s.admission.get(), s.metrics.get(), config.log_prompts},
+      std::move(server_info));
   if (!started.ok()) return started.status();
   s.rpc = *std::move(started);
   s.metrics->SetStartupSeconds("services", absl::Now() - services_start);
@@ -230,7 +278,8 @@ int Main(int argc, char** argv) {
   StopSignal stop;
 
   Server server;
-  absl::Status status = Load(*config, server);
+  absl::Status status = LoadSecurity(*config, server.security);
+  if (status.ok()) status = Load(*config, server);
   if (status.ok()) status = Serve(*config, start, stop, server);
   if (!status.ok()) return Fail(status, kCannotStart);
   const ModelInfo& info = server.model->info();
@@ -241,6 +290,8 @@ int Main(int argc, char** argv) {
                     {"parameters", info.parameters},
                     {"device", server.backend->device().name},
                     {"kv_pages", server.model->num_pages()},
+                    {"tls", server.security.tls != nullptr},
+                    {"tokens", server.security.tokens != nullptr},
                     {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
   nlohmann::ordered_json serving;
   serving["event"] = "serving";

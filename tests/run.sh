@@ -42,7 +42,7 @@ for part in "${parts[@]}"; do
       echo "== test tsan"
       TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ignore_noninstrumented_modules=1" \
         ctest --preset tsan --label-exclude long \
-          --tests-regex '^(thread_pool|attention|engine|engine_stress|admission|rpc_.*|observability_.*|e2e_.*)_test$'
+          --tests-regex '^(thread_pool|attention|engine|engine_stress|admission|rpc_.*|security_.*|observability_.*|e2e_.*)_test$'
       ;;
     *)
       echo "usage: tests/run.sh [release|asan|tsan ...]" >&2

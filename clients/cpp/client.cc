@@ -15,7 +15,17 @@ namespace {
 
 constexpr int kReconnectMilliseconds = 250;
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::ChannelCredentials> ChannelCredentialsOf(const Credentials& credentials) {
+  if (credentials.tls_ca.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  options.pem_root_certs = credentials.tls_ca;
+  options.pem_cert_chain = credentials.tls_cert;
+  options.pem_private_key = credentials.tls_key;
+  return grpc::SslCredentials(options);
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const Credentials& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   // Never through a proxy that the environment names for the web.
@@ -26,7 +36,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMilliseconds);
   // Finds out that a server is gone while a long prefill sends nothing.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  if (!credentials.tls_server_name.empty()) {
+    arguments.SetSslTargetNameOverride(credentials.tls_server_name);
+  }
+  return grpc::CreateCustomChannel(address, ChannelCredentialsOf(credentials), arguments);
 }
 
 // grpc.health.v1, for which Debian's gRPC installs no generated code: on the wire,
@@ -47,6 +60,9 @@ class Client::Call {
  public:
   explicit Call(Client* client) : Call(client, client->timeout_) {}
   Call(Client* client, std::optional<Duration> timeout) : client_(client) {
+    if (!client->authorization_.empty()) {
+      context_.AddMetadata("authorization", client->authorization_);
+    }
     if (timeout) context_.set_deadline(std::chrono::system_clock::now() + *timeout);
     std::lock_guard<std::mutex> lock(client->mutex_);
     if (client->cancelled_) context_.TryCancel();
@@ -63,9 +79,11 @@ class Client::Call {
   grpc::ClientContext context_;
 };
 
-Client::Client(const std::string& address, std::optional<Duration> timeout)
-    : channel_(MakeChannel(address)),
+Client::Client(const std::string& address, std::optional<Duration> timeout,
+               const Credentials& credentials)
+    : channel_(MakeChannel(address, credentials)),
       timeout_(timeout),
+      authorization_(credentials.token.empty() ? "" : "Bearer " + credentials.token),
       inference_(v1::InferenceService::NewStub(channel_)),
       control_(v1::ControlService::NewStub(channel_)) {}
 

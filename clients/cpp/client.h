@@ -32,12 +32,22 @@ namespace tauserve::client {
 
 namespace v1 = tauserve::inference::v1;
 
+// Who the client is, and which server it believes: contents of files, not their names.
+struct Credentials {
+  std::string tls_ca;           // PEM, authorities of the server's certificate; empty: no TLS
+  std::string tls_cert;         // PEM, the client's certificate, if the server asks for one
+  std::string tls_key;          // PEM, its key
+  std::string tls_server_name;  // in the server's certificate, if it is not the address's host
+  std::string token;            // sent with each call; empty: none
+};
+
 class Client {
  public:
   using Duration = std::chrono::milliseconds;
 
   // Connects with the first call. `timeout` is each call's deadline; none if unset.
-  explicit Client(const std::string& address, std::optional<Duration> timeout = std::nullopt);
+  explicit Client(const std::string& address, std::optional<Duration> timeout = std::nullopt,
+                  const Credentials& credentials = Credentials());
 
   // Calls `on_event` for each message of the stream, in order, on this thread. The server goes on
   // as fast as `on_event` lets it. After a status other than OK what was delivered stays valid, but
@@ -77,6 +87,7 @@ class Client {
 
   std::shared_ptr<grpc::Channel> channel_;
   std::optional<Duration> timeout_;
+  std::string authorization_;  // metadata of each call; empty: none
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::ControlService::Stub> control_;
   std::mutex mutex_;

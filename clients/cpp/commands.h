@@ -41,6 +41,10 @@ int RunHealth(Client& client, const std::string& service, absl::Duration wait,
               const Console& console);
 // Without ids, all requests.
 int RunAbort(Client& control, const std::vector<std::string>& request_ids, const Console& console);
+// Makes a token and its line for the server's --auth_tokens_file, without asking a server. The
+// token goes to the new file `out`, or, if that is empty, is shown before the line.
+int RunToken(const std::vector<std::string>& scopes, const std::string& out,
+             const Console& console);
 int RunDrain(Client& control, absl::Duration timeout, const Console& console);
 
 }  // namespace tauserve::client

@@ -11,6 +11,15 @@ ABSL_FLAG(std::string, control, "",
 ABSL_FLAG(absl::Duration, timeout, absl::InfiniteDuration(), "deadline of the call, such as 30s");
 ABSL_FLAG(bool, json, false, "print one JSON object and nothing else on standard output");
 
+ABSL_FLAG(std::string, tls_ca, "",
+          "speak TLS, with a server of these authorities; PEM file; else $TAUSERVE_TLS_CA");
+ABSL_FLAG(std::string, tls_cert, "",
+          "the client's own certificate; PEM file; else $TAUSERVE_TLS_CERT");
+ABSL_FLAG(std::string, tls_key, "", "its key; PEM file; else $TAUSERVE_TLS_KEY");
+ABSL_FLAG(std::string, tls_server_name, "",
+          "name in the server's certificate; else $TAUSERVE_TLS_SERVER_NAME, the address's host");
+ABSL_FLAG(std::string, token_file, "", "file of the token to send; else $TAUSERVE_TOKEN itself");
+
 ABSL_FLAG(std::string, file, "", "read the text from a file; -: standard input");
 ABSL_FLAG(std::string, system, "", "the chat's system message");
 ABSL_FLAG(std::string, prompts, "", "take the prompt and its known answer from a JSON-lines file");
@@ -58,6 +67,9 @@ ABSL_FLAG(absl::Duration, wait, absl::ZeroDuration(), "wait so long for SERVING,
 ABSL_FLAG(bool, all, false, "all requests in flight");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
           "how long requests in flight may go on; what is left then is aborted");
+ABSL_FLAG(std::vector<std::string>, scopes, {"inference"},
+          "what the token is for: inference, control, or both with a comma between");
+ABSL_FLAG(std::string, out, "", "write the token to this new file instead of showing it");
 
 namespace tauserve::client {
 
@@ -119,6 +131,10 @@ const std::vector<CommandSpec>& Commands() {
        "",
        "refuse new requests, wait for the others (control service)",
        {"drain_timeout"}},
+      {"token",
+       "",
+       "make a token, and its line for the server's --auth_tokens_file",
+       {"scopes", "out"}},
   };
   return *commands;
 }
@@ -132,7 +148,8 @@ const CommandSpec* FindCommand(absl::string_view name) {
 
 const std::vector<const char*>& CommonFlags() {
   static const auto* const flags =
-      new std::vector<const char*>{"server", "control", "timeout", "json"};
+      new std::vector<const char*>{"server",   "control", "timeout",         "json",      "tls_ca",
+                                   "tls_cert", "tls_key", "tls_server_name", "token_file"};
   return *flags;
 }
 

@@ -16,6 +16,11 @@ ABSL_DECLARE_FLAG(std::string, server);
 ABSL_DECLARE_FLAG(std::string, control);
 ABSL_DECLARE_FLAG(absl::Duration, timeout);
 ABSL_DECLARE_FLAG(bool, json);
+ABSL_DECLARE_FLAG(std::string, tls_ca);
+ABSL_DECLARE_FLAG(std::string, tls_cert);
+ABSL_DECLARE_FLAG(std::string, tls_key);
+ABSL_DECLARE_FLAG(std::string, tls_server_name);
+ABSL_DECLARE_FLAG(std::string, token_file);
 
 ABSL_DECLARE_FLAG(std::string, file);
 ABSL_DECLARE_FLAG(std::string, system);
@@ -57,6 +62,8 @@ ABSL_DECLARE_FLAG(std::string, service);
 ABSL_DECLARE_FLAG(absl::Duration, wait);
 ABSL_DECLARE_FLAG(bool, all);
 ABSL_DECLARE_FLAG(absl::Duration, drain_timeout);
+ABSL_DECLARE_FLAG(std::vector<std::string>, scopes);
+ABSL_DECLARE_FLAG(std::string, out);
 
 namespace tauserve::client {
 

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "clients/cpp/command_line.h"
 #include "clients/cpp/commands.h"
+#include "clients/cpp/credentials.h"
 #include "clients/cpp/flags.h"
 
 namespace tauserve::client {
@@ -41,15 +42,16 @@ struct Clients {
 };
 
 // They live as long as the process: the thread that waits for signals may use them until its end.
-Clients MakeClients() {
+Clients MakeClients(const Credentials& credentials) {
   std::optional<Client::Duration> timeout;
   if (absl::GetFlag(FLAGS_timeout) != absl::InfiniteDuration()) {
     timeout = absl::ToChronoMilliseconds(absl::GetFlag(FLAGS_timeout));
   }
   const std::string server = AddressOf(absl::GetFlag(FLAGS_server), "TAUSERVE_SERVER");
   const std::string control = AddressOf(absl::GetFlag(FLAGS_control), "TAUSERVE_CONTROL");
-  return {new Client(server.empty() ? "127.0.0.1:50051" : server, timeout),
-          new Client(control.empty() ? "127.0.0.1:50052" : control, timeout), !control.empty()};
+  return {new Client(server.empty() ? "127.0.0.1:50051" : server, timeout, credentials),
+          new Client(control.empty() ? "127.0.0.1:50052" : control, timeout, credentials),
+          !control.empty()};
 }
 
 // Blocked in all threads that are made later, gRPC's too; one thread waits for them.
@@ -132,6 +134,11 @@ int Abort(const CommandLine& line, Client& control, const Console& console) {
   return RunAbort(control, line.arguments, console);
 }
 
+int Token(const CommandLine& line, const Console& console) {
+  if (!line.arguments.empty()) return Usage("token takes no arguments");
+  return RunToken(absl::GetFlag(FLAGS_scopes), absl::GetFlag(FLAGS_out), console);
+}
+
 int Dispatch(const CommandLine& line, const Clients& clients, const Console& console) {
   Client& client = *clients.inference;
   Client& control = *clients.control;
@@ -157,10 +164,14 @@ int Main(int argc, char** argv) {
   if (!line.ok()) return Usage(line.status().message());
   if (line->help) return std::fputs(HelpText(line->command).c_str(), stdout) < 0;
   if (line->version) return std::puts("tauserve-cli " TAUSERVE_VERSION) < 0;
+  const Console console = Console::OfProcess(absl::GetFlag(FLAGS_json));
+  if (line->command == "token") return Token(*line, console);
+  const absl::StatusOr<Credentials> credentials = ReadCredentials();
+  if (!credentials.ok()) return Usage(credentials.status().message());
   const sigset_t signals = BlockInterrupts();
-  const Clients clients = MakeClients();
+  const Clients clients = MakeClients(*credentials);
   const std::atomic<int>& signal = CancelOnInterrupt(signals, clients);
-  const int code = Dispatch(*line, clients, Console::OfProcess(absl::GetFlag(FLAGS_json)));
+  const int code = Dispatch(*line, clients, console);
   std::fflush(nullptr);
   // Without destructors, which would race with the thread that waits for signals.
   std::_Exit(signal != 0 ? 128 + signal : code);

@@ -5,6 +5,7 @@
 Needs grpcio and grpcio-tools (deploy/setup.sh installs both into .venv); the stubs are made from proto/ on the fly.
 """
 import argparse
+import os
 import pathlib
 import sys
 import tempfile
@@ -27,6 +28,24 @@ def load_stubs():
     return inference_pb2, inference_pb2_grpc
 
 
+def read(file):
+    return pathlib.Path(file).read_bytes() if file else None
+
+
+def open_channel(args):
+    """With TLS where --tls_ca is given."""
+    if not args.tls_ca:
+        return grpc.insecure_channel(args.server)
+    return grpc.secure_channel(args.server, grpc.ssl_channel_credentials(
+        read(args.tls_ca), read(args.tls_key), read(args.tls_cert)))
+
+
+def call_metadata(args):
+    """The token that the server may ask for."""
+    token = read(args.token_file).decode() if args.token_file else os.environ.get('TAUSERVE_TOKEN', '')
+    return [('authorization', f'Bearer {token.strip()}')] if token.strip() else []
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('prompt')
@@ -34,6 +53,10 @@ def main():
     parser.add_argument('--server', default='127.0.0.1:50051')
     parser.add_argument('--max_new_tokens', type=int, default=100)
     parser.add_argument('--temperature', type=float)
+    parser.add_argument('--tls_ca', help="PEM file of the server's authorities")
+    parser.add_argument('--tls_cert', help="PEM file of the client's certificate")
+    parser.add_argument('--tls_key', help='PEM file of its key')
+    parser.add_argument('--token_file', help='file of the token to send; else $TAUSERVE_TOKEN itself')
     args = parser.parse_args()
     messages, services = load_stubs()
 
@@ -45,8 +68,9 @@ def main():
     request.input.stopping.max_new_tokens = args.max_new_tokens
     if args.temperature is not None:
         request.input.sampling.temperature = args.temperature
-    with grpc.insecure_channel(args.server) as channel:
-        for event in services.InferenceServiceStub(channel).GenerateStream(request):
+    with open_channel(args) as channel:
+        stub = services.InferenceServiceStub(channel)
+        for event in stub.GenerateStream(request, metadata=call_metadata(args)):
             if event.HasField('delta'):
                 print(event.delta.text, end='', flush=True)
             elif event.HasField('completed'):

@@ -1,4 +1,4 @@
-// Logs: JSON lines on stderr. Prompts and generated text are never in them.
+// Logs: JSON lines on stderr. Generated text is never in them, and prompts only with --log_prompts.
 #ifndef TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
 #define TAUSERVE_SERVER_OBSERVABILITY_LOGS_H_
 

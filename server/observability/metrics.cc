@@ -94,6 +94,9 @@ struct Metrics::Families {
                "what finished the generation.");
   prometheus::Family<Counter>& rejections =
       Counters("tauserve_admission_rejections_total", "Generate calls refused before they ran.");
+  prometheus::Family<Counter>& unauthorized =
+      Counters("tauserve_unauthorized_calls_total",
+               "Calls of any method refused for want of a token, before they were read.");
   Counter* prompt_tokens =
       OneCounter("tauserve_prompt_tokens_total", "Prompt tokens of requests that started.");
   Counter* generation_tokens = OneCounter("tauserve_generation_tokens_total", "Tokens generated.");
@@ -186,6 +189,9 @@ Metrics::Metrics(const std::string& model_name)
   for (const char* reason :
        {"invalid_argument", "not_found", "already_exists", "resource_exhausted", "unavailable"}) {
     families_->rejections.Add(families_->With({{"reason", reason}}));
+  }
+  for (const char* code : {"UNAUTHENTICATED", "PERMISSION_DENIED"}) {
+    families_->unauthorized.Add(families_->With({{"code", code}}));
   }
 }
 
@@ -291,6 +297,10 @@ void Metrics::RequestSparsity(Phase phase, double sparsity_ratio) {
 
 void Metrics::AdmissionRejected(absl::string_view reason) {
   families_->rejections.Add(families_->With({{"reason", std::string(reason)}})).Increment();
+}
+
+void Metrics::CallUnauthorized(absl::string_view code) {
+  families_->unauthorized.Add(families_->With({{"code", std::string(code)}})).Increment();
 }
 
 }  // namespace tauserve

@@ -70,6 +70,8 @@ class Metrics {
   void RequestEnded(absl::string_view code, absl::string_view finish_reason, absl::Duration total);
   void RequestSparsity(Phase phase, double sparsity_ratio);  // 1 - support / considered keys
   void AdmissionRejected(absl::string_view reason);
+  // A call of any method of either port was refused for its token: "UNAUTHENTICATED" or "PERMISSION_DENIED".
+  void CallUnauthorized(absl::string_view code);
 
   // What a scrape reads; alive as long as this object.
   std::vector<std::weak_ptr<prometheus::Collectable>> collectables() const;

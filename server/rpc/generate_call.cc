@@ -1,6 +1,6 @@
 #include "server/rpc/generate_call.h"
 
-#include <optional>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -8,6 +8,7 @@
 #include "server/admission/validate.h"
 #include "server/observability/logs.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/trace_context.h"
 
 namespace tauserve {
 namespace {
@@ -16,6 +17,12 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
                                                                   : absl::FromChrono(deadline);
+}
+
+std::optional<std::string> TraceIdOfCall(const grpc::CallbackServerContext& context) {
+  const auto [begin, end] = context.client_metadata().equal_range("traceparent");
+  if (begin == end || std::next(begin) != end) return std::nullopt;  // several are none
+  return TraceIdOf(absl::string_view(begin->second.data(), begin->second.size()));
 }
 
 std::string NameOfCode(const absl::Status& status) {
@@ -27,7 +34,10 @@ double Milliseconds(absl::Duration d) { return absl::ToDoubleMilliseconds(d); }
 }  // namespace
 
 GenerateCall::GenerateCall(const ServingParts& parts, const grpc::CallbackServerContext& context)
-    : parts_(parts), arrival_(absl::Now()), deadline_(DeadlineOf(context)) {}
+    : parts_(parts),
+      arrival_(absl::Now()),
+      deadline_(DeadlineOf(context)),
+      trace_id_(TraceIdOfCall(context)) {}
 
 void GenerateCall::Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
   const absl::Status queued =
@@ -60,11 +70,27 @@ absl::Status GenerateCall::Submit(const v1::GenerationInput& input) {
       parts_.admission->Admit(ToSpec(input), arrival_, deadline_);
   if (!request.ok()) return request.status();
   request_id_ = (*request)->id;
+  if (parts_.log_prompts) LogPrompt(input);
   view_ = ToView(input.response());
   prompt_tokens_ = static_cast<int32_t>((*request)->prompt.size());
   if (view_.prompt_token_ids) prompt_ = (*request)->prompt;
   (*request)->sink = shared_from_this();
   return parts_.engine->Submit(*request);
+}
+
+void GenerateCall::LogPrompt(const v1::GenerationInput& input) const {
+  nlohmann::json line = {{"request_id", request_id_}};
+  if (input.has_token_ids()) {
+    line["token_ids"] =
+        std::vector<uint32_t>(input.token_ids().ids().begin(), input.token_ids().ids().end());
+  } else if (input.has_chat()) {
+    for (const v1::ChatMessage& message : input.chat().messages()) {
+      line["chat"].push_back({{"role", message.role()}, {"content", message.content()}});
+    }
+  } else {
+    line["text"] = input.text();
+  }
+  LogDebug("prompt", std::move(line));
 }
 
 void GenerateCall::Refuse(const absl::Status& status) {
@@ -130,6 +156,7 @@ void GenerateCall::Count(const absl::Status& status, const Completion& c) {
         phase, 1 - static_cast<double>(stats->support) / stats->keys_considered);
     if (stats->rows > 0) line[name] = static_cast<double>(stats->entmax_support) / stats->rows;
   }
+  if (trace_id_) line["trace_id"] = *trace_id_;
   if (!status.ok()) line["message"] = std::string(status.message());
   LogInfo("request_end", std::move(line));
 }

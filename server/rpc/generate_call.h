@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct ServingParts {
   Engine* engine;
   const Admission* admission;
   Metrics* metrics;
+  bool log_prompts = false;  // at level debug
 };
 
 // The engine and the reactor hold it by shared_ptr: whoever lets go last destroys it.
@@ -51,12 +53,14 @@ class GenerateCall : public ResultSink, public std::enable_shared_from_this<Gene
  private:
   void Admit(const grpc::ByteBuffer& bytes);
   absl::Status Submit(const v1::GenerationInput& input);
+  void LogPrompt(const v1::GenerationInput& input) const;
   void Refuse(const absl::Status& status);
   void Count(const absl::Status& status, const Completion& completion);
 
   const ServingParts parts_;
   const absl::Time arrival_;
   const absl::Time deadline_;
+  const std::optional<std::string> trace_id_;
   // Written before the engine knows the call, constant afterwards.
   std::string request_id_;
   ResponseView view_;

@@ -7,6 +7,7 @@
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
+#include <climits>
 #include <thread>
 #include <utility>
 
@@ -17,16 +18,41 @@
 namespace tauserve {
 namespace {
 
-std::unique_ptr<grpc::Server> Serve(const std::string& address, grpc::Service* service,
-                                    int32_t max_message_bytes, int* port) {
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
-  builder.RegisterService(service);
-  builder.SetMaxReceiveMessageSize(max_message_bytes);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
-  // Clients may ping idle streams: a long prefill sends nothing for a while.
+// Of a call's metadata, names and values together. gRPC ends the connection of a client that sends more.
+constexpr int kMaxHeaderBytes = 8 << 10;
+// For TLS and the first HTTP/2 frame: who connects and says nothing is let go.
+constexpr int kHandshakeMs = 20'000;
+
+// gRPC's own word for never is INT_MAX.
+int Milliseconds(absl::Duration duration) {
+  return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), INT_MAX));
+}
+
+void SetLimits(const RpcOptions& options, grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_concurrent_streams);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                             Milliseconds(options.max_connection_age));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+                             Milliseconds(options.max_connection_age_grace));
+  // Clients may ping idle streams, because a long prefill sends nothing for a while, and idle connections. Those that
+  // ping more often than this are told to go away (ENHANCE_YOUR_CALM) at their third ping too early.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);  // finds clients that vanished
+}
+
+std::unique_ptr<grpc::Server> Serve(const RpcOptions& options, const std::string& address,
+                                    std::shared_ptr<grpc::ServerCredentials> credentials,
+                                    grpc::Service* service, int* port) {
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, std::move(credentials), port);
+  builder.RegisterService(service);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a port in use is an error
+  SetLimits(options, builder);
   return builder.BuildAndStart();
 }
 
@@ -70,7 +96,11 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcOptions& op
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   std::unique_ptr<RpcServer> rpc(new RpcServer(parts, std::move(info)));
   int port = 0;
-  rpc->server_ = Serve(options.listen, &rpc->inference_, options.max_message_bytes, &port);
+  const RpcSecurity& security = options.security;
+  rpc->server_ =
+      Serve(options, options.listen,
+            std::make_shared<PortCredentials>(security, Scope::kInference, parts.metrics),
+            &rpc->inference_, &port);
   if (rpc->server_ == nullptr || port == 0) {
     return CannotListen("listen", options.listen);
   }
@@ -81,7 +111,9 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcOptions& op
   }
   rpc->SetReady(false);
   rpc->control_server_ =
-      Serve(options.control_listen, &rpc->control_, options.max_message_bytes, &port);
+      Serve(options, options.control_listen,
+            std::make_shared<PortCredentials>(security, Scope::kControl, parts.metrics),
+            &rpc->control_, &port);
   if (rpc->control_server_ == nullptr || port == 0) {
     return CannotListen("control_listen", options.control_listen);
   }

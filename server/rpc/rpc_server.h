@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "server/rpc/control_service.h"
 #include "server/rpc/inference_service.h"
+#include "server/rpc/port_credentials.h"
 
 namespace tauserve {
 
@@ -23,6 +24,12 @@ struct RpcOptions {
   std::string control_listen;
   // Of a request. gRPC refuses a larger one (RESOURCE_EXHAUSTED) before the service sees a call: no metric counts it.
   int32_t max_message_bytes = 64 << 20;
+  // Of one connection; a client's further calls wait in the client.
+  int32_t max_concurrent_streams = 1024;
+  // Then a connection takes no new calls, and those in flight may go on for `..._grace`.
+  absl::Duration max_connection_age = absl::InfiniteDuration();
+  absl::Duration max_connection_age_grace = absl::Minutes(10);
+  RpcSecurity security = {};  // of both ports
 };
 
 class RpcServer {

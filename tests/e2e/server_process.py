@@ -64,10 +64,13 @@ class Server:
             raise AssertionError(f"the server did not start: {self.log()}")
         return line
 
-    def channel(self, which="grpc", options=()):
+    def channel(self, which="grpc", options=(), credentials=None):
         # A subchannel pool of its own: channels of one address would otherwise share a connection.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)] + list(options)
-        channel = grpc.insecure_channel(self.serving[which], options=options)
+        if credentials:
+            channel = grpc.secure_channel(self.serving[which], credentials, options=options)
+        else:
+            channel = grpc.insecure_channel(self.serving[which], options=options)
         self.channels.append(channel)
         return channel
 

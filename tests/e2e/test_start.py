@@ -41,7 +41,8 @@ def test_help_names_the_flags():
     _, stdout, stderr = run_to_end("--help")
     for flag in ("model", "listen", "control_listen", "metrics_listen", "kv_cache_bytes", "max_batched_tokens",
                  "max_running_requests", "max_waiting_requests", "threads", "dtype", "kv_dtype", "chat_template", "config",
-                 "drain_timeout", "log_level"):
+                 "drain_timeout", "log_level", "tls_cert", "tls_key", "tls_client_ca", "auth_tokens_file",
+                 "max_concurrent_streams", "max_connection_age", "max_connection_age_grace", "log_prompts"):
         assert f"--{flag}" in stdout + stderr
 
 

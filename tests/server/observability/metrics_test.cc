@@ -128,10 +128,12 @@ TEST(MetricsTest, RequestsAreCountedByCodeAndReason) {
   metrics.RequestEnded("OK", "eos_token", absl::Seconds(1));
   metrics.RequestEnded("CANCELLED", "", absl::Seconds(1));
   metrics.AdmissionRejected("unavailable");
+  metrics.CallUnauthorized("UNAUTHENTICATED");
   EXPECT_EQ(
       CounterValue(metrics, "requests_total", {{"code", "OK"}, {"finish_reason", "eos_token"}}), 2);
   EXPECT_EQ(CounterValue(metrics, "requests_total", {{"code", "CANCELLED"}}), 1);
   EXPECT_EQ(CounterValue(metrics, "admission_rejections_total", {{"reason", "unavailable"}}), 1);
+  EXPECT_EQ(CounterValue(metrics, "unauthorized_calls_total", {{"code", "UNAUTHENTICATED"}}), 1);
   EXPECT_EQ(Find(metrics, "request_duration_seconds")->histogram.sample_count, 3);
   EXPECT_EQ(Find(metrics, "request_duration_seconds")->histogram.sample_sum, 4);
 }
