@@ -54,7 +54,7 @@ class Sequence {
   uint64_t order_ = 0;  // of Scheduler::Add
   int32_t preemptions_ = 0;
   int32_t reserved_pages_ = 0;  // promised, not yet allocated
-  int32_t indexed_pages_ = 0;  // full pages that the prefix index knows
+  int32_t indexed_pages_ = 0;   // full pages that the prefix index knows
   PrefixIndex::PrefixId prefix_ = PrefixIndex::kRoot;
 };
 
