@@ -38,21 +38,34 @@ Scheduler::Scheduler(const SchedulerOptions& options, PagePool* pool, PrefixInde
 void Scheduler::Add(Sequence* sequence) {
   TAUSERVE_CHECK(sequence->max_pages() <= pool_->num_pages(), "a sequence larger than the cache");
   sequence->order_ = ++last_order_;
+  Enqueue(sequence);
+}
+
+void Scheduler::Enqueue(Sequence* sequence) {
   waiting_.insert(sequence);
   waiting_prompt_tokens_ += sequence->prompt_tokens();
 }
 
-void Scheduler::Remove(Sequence* sequence) {
-  if (sequence->running_) {
-    running_.erase(sequence);
-    reserved_pages_ -= std::exchange(sequence->reserved_pages_, 0);
-    sequence->running_ = false;
-  } else {
-    waiting_.erase(sequence);
-    waiting_prompt_tokens_ -= sequence->prompt_tokens();
-  }
+void Scheduler::Dequeue(Sequence* sequence) {
+  waiting_.erase(sequence);
+  waiting_prompt_tokens_ -= sequence->prompt_tokens();
+}
+
+void Scheduler::StopRunning(Sequence* sequence) {
+  running_.erase(sequence);
+  reserved_pages_ -= std::exchange(sequence->reserved_pages_, 0);
+  sequence->running_ = false;
   sequence->ReleasePages();
   refused_ = nullptr;
+}
+
+void Scheduler::Remove(Sequence* sequence) {
+  if (sequence->running_) {
+    StopRunning(sequence);
+  } else {
+    Dequeue(sequence);
+    refused_ = nullptr;
+  }
 }
 
 const Scheduler::Step& Scheduler::Schedule(int32_t prefill_tokens) {
@@ -71,13 +84,10 @@ const Scheduler::Step& Scheduler::Schedule(int32_t prefill_tokens) {
 
 void Scheduler::PlanDecodes() {
   // In order of rank: whoever is preempted comes later, and has no row yet.
-  for (auto it = running_.begin(); it != running_.end();) {
-    Sequence* sequence = *it;
-    if (!sequence->in_prefill()) {
-      if (!GrowByPage(sequence)) return;  // it was the last
-      Plan(sequence, 1);
-    }
-    ++it;
+  for (Sequence* sequence : running_) {
+    if (sequence->in_prefill()) continue;
+    if (!GrowByPage(sequence)) return;  // it was the last
+    Plan(sequence, 1);
   }
 }
 
@@ -95,18 +105,13 @@ bool Scheduler::GrowByPage(Sequence* sequence) {
 }
 
 void Scheduler::Preempt(Sequence* sequence) {
-  running_.erase(sequence);
-  reserved_pages_ -= std::exchange(sequence->reserved_pages_, 0);
-  sequence->running_ = false;
-  sequence->ReleasePages();
+  StopRunning(sequence);
   sequence->computed_ = 0;
   sequence->indexed_pages_ = 0;
   sequence->prefix_ = PrefixIndex::kRoot;
   sequence->preemptions_++;
-  waiting_.insert(sequence);
-  waiting_prompt_tokens_ += sequence->prompt_tokens();
+  Enqueue(sequence);
   step_.preempted.push_back(sequence);
-  refused_ = nullptr;
 }
 
 void Scheduler::AdmitWaiting() {
@@ -115,8 +120,7 @@ void Scheduler::AdmitWaiting() {
   while (!waiting_.empty() && num_running() < options_.max_running_requests) {
     Sequence* next = *waiting_.begin();
     if (next == refused_ || !Admit(next)) return;
-    waiting_.erase(waiting_.begin());
-    waiting_prompt_tokens_ -= next->prompt_tokens();
+    Dequeue(next);
     running_.insert(next);
     step_.admitted.push_back(next);
   }

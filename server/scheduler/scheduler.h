@@ -72,6 +72,10 @@ class Scheduler {
   };
   using Ranked = std::set<Sequence*, ByRank>;
 
+  void Enqueue(Sequence* sequence);
+  void Dequeue(Sequence* sequence);
+  // Gives its pages back, those promised to it too.
+  void StopRunning(Sequence* sequence);
   void PlanDecodes();
   void AdmitWaiting();
   void PlanPrefills(int32_t budget);
