@@ -26,20 +26,7 @@ __device__ __forceinline__ void InitBarrier(uint64_t* barrier) {
 }
 
 __device__ __forceinline__ void WaitBarrier(uint64_t* barrier, int parity) {
-  uint32_t done = 0;
-  while (!done) {
-    asm volatile(
-        "{\n .reg .pred p;\n"
-#if __CUDA_ARCH__ >= 900
-        " mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n"
-#else
-        " mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
-#endif
-        " selp.u32 %0, 1, 0, p;\n}\n"
-        : "=r"(done)
-        : "r"(SharedAddress(barrier)), "r"(parity)
-        : "memory");
-  }
+  cuda::WaitBarrier(SharedAddress(barrier), parity);
 }
 
 // Orders a thread's writes to shared memory before bulk copies to the same place that are started behind a barrier.

@@ -122,8 +122,11 @@ struct DenseRowTile {
   template <int kFirst, int kCount>
   __device__ __forceinline__ void Add(const float (&c)[kCount], int page, Pass pass) {
     if (pass != Pass::kMaximum) return AddPage<kFirst>(c, page, pass);
+    RaiseMost(c + kFirst);
+  }
+  __device__ __forceinline__ void RaiseMost(const float* c) {
 #pragma unroll
-    for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[kFirst + i]);
+    for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
   }
 
   // The last pass, from its first message to its end.
@@ -341,11 +344,7 @@ struct DenseRowTile {
     uint32_t signs = ~0u;
 #pragma unroll
     for (int i = 0; i < 32; i++) signs &= __float_as_uint(c[i]);
-    if (__all_sync(~0u, static_cast<int>(signs) < 0)) {
-#pragma unroll
-      for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
-      return;
-    }
+    if (__all_sync(~0u, static_cast<int>(signs) < 0)) return RaiseMost(c);
     const int bit = page - first_page;
     if (pass == Pass::kSum && lane == 0 && bit < kDensePages) {
       atomicOr(&live[bit / 32], 1u << bit % 32);
@@ -383,90 +382,9 @@ struct DenseRowTile {
     return power;
   }
 
-  // How far the floor of a row is from its threshold, in widths, by a pass's sums: of weights (`s`), of weights'
-  // derivatives over the exponent (`s1`) and of keys. Far below, a Newton step on the norm, which stays below. Near, a
-  // step to where the logarithm of the sum, nearly straight over the scores' tail, is zero; its curvature is known for
-  // squares, for other exponents taken from the pass before. `close`: the rest is small, after a pass over all keys.
-  __device__ __forceinline__ float StepOf(int h, float s, float s1, float count, bool& close) {
-    const float excess = s - 1;
-    if (!(excess > -0.6f && excess < 2)) {
-      close = false;
-      return -entmax::NormNewton(WeightOf(h), {s, s1, 0}, 0.0f);
-    }
-    const float log = __logf(s);
-    const float slope = -exponent[h] * s1 / s;
-    const float moved = (floor[h] - last_floor[h]) * inverse_width[h];
-    float curvature = 0;
-    float most_left = 0.005f;  // of the logarithm
-    if constexpr (kForm == entmax::Form::kSquare) {
-      curvature = (2 * count - slope * slope * s) / s;
-      most_left = 0.1f;
-    } else if (summed && moved != 0) {
-      curvature = (slope - last_slope[h]) / moved;
-      most_left = 0.02f;
-    }
-    const float discriminant = slope * slope - 2 * curvature * log;
-    const float step = discriminant > 0.25f * slope * slope
-                           ? 2 * log / (sqrtf(discriminant) - slope)
-                           : -log / slope;
-    last_slope[h] = slope;
-    last_floor[h] = floor[h];
-    // Few keys: one more or less between the floor and the threshold is no smooth change.
-    const float single = kForm == entmax::Form::kLinear   ? fabsf(step)
-                         : kForm == entmax::Form::kSquare ? step * step
-                                                          : FastPower(fabsf(step), exponent[h]);
-    close = fabsf(log) <= most_left && single <= 5e-5f;
-    return step;
-  }
-
-  // Moves the floors by a pass's sums, nearer to the thresholds. Another pass if some row wasn't near.
-  __device__ __forceinline__ void EndPass() {
-    const float share = static_cast<float>(StrideOf(need));
-    bool again = need == Pass::kMaximum;
-    bool down = false;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      if (need == Pass::kMaximum) {
-        const float maximum = QuadMax(most[h]);
-        if (floor[h] == kNoFloor) floor[h] = maximum - width[h];
-        continue;
-      }
-      if (need == Pass::kSum) dead_top[h] = fmaxf(dead_top[h], floor[h] + QuadMax(most[h]));
-      float s = QuadSum(sum[h]) * share;
-      float s1 = QuadSum(first_power[h]) * share;
-      const float count =
-          QuadSum(static_cast<float>(16 * pages - static_cast<int>(below[h]))) * share;
-      if constexpr (kForm == entmax::Form::kSquare) {
-        s *= inverse_width[h] * inverse_width[h];
-        s1 *= inverse_width[h];
-      } else if constexpr (kForm == entmax::Form::kLinear) {
-        s *= inverse_width[h];
-        s1 = count;
-      }
-      if (!(s1 > 0) || !(s > 0)) continue;
-      bool close;
-      const float step = StepOf(h, s, s1, count, close);
-      again |= need == Pass::kSum ? !close : fabsf(s - 1) > exponent[h] * kSampleTolerance;
-      if (floor[h] < kDeadFloor) floor[h] += step * width[h];
-      down |= step < 0 && floor[h] < dead_top[h];
-    }
-    if (__any_sync(~0u, down) && need == Pass::kSum && lane == 0) {
-      *const_cast<volatile int32_t*>(&control.lowered) = 1;
-    }
-    passes += need == Pass::kSum;
-    samples += need == Pass::kSample;
-    summed = need == Pass::kSum;
-    const bool more = WarpgroupCount(BarrierId(), again) > 0;
-    if (need == Pass::kSum) {
-      need = more && passes < kMaxDensePasses ? Pass::kSum : Pass::kOutput;
-    } else if (need == Pass::kHalf || !sampled) {
-      need = Pass::kSum;
-    } else {
-      need = samples < kMaxSamplePasses && more ? Pass::kSample : Pass::kHalf;
-    }
-    ClearSums();
-    if (!biased) SetBias(0);
-  }
+  __device__ __forceinline__ float StepOf(int h, float s, float s1, float count, bool& close);
+  __device__ __forceinline__ void EndPass();
+  __device__ __forceinline__ void Finish(const float (&out)[kChunks][32]);
 
   // The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, rounded,
   // `first_power` of the weights themselves.
@@ -507,55 +425,6 @@ struct DenseRowTile {
       const uint32_t mask = 1u << bit % 32;
       attended_pages += (atomicOr(&attended[bit / 32], mask) & mask) == 0;
     }
-  }
-
-  __device__ __forceinline__ void Finish(const float (&out)[kChunks][32]) {
-    const Slice slice = p.args.slices[slice_index];
-    RowCounts counts[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const float all = QuadSum(sum[h]);
-      const float scale = 1 / all;
-      counts[h].live = floor[h] < kDeadFloor;
-      counts[h].support =
-          static_cast<int>(QuadSum(static_cast<float>(16 * pages - static_cast<int>(below[h]))));
-      counts[h].iterations = passes;
-      counts[h].residual = fabsf(QuadSum(first_power[h]) - 1);
-      if (!counts[h].live) continue;
-      const int r = first_row + warp * 16 + lane / 4 + 8 * h, token = r / p.group;
-      __nv_bfloat16* to = p.args.out + (slice.first_row + token) * p.args.out_stride +
-                          (kv_head * p.group + r - token * p.group) * kDim + (lane & 3) * 2;
-#pragma unroll
-      for (int i = 0; i < kDim / 8; i++) {
-        const float* pair = &out[i / 8][i % 8 * 4 + 2 * h];
-        *reinterpret_cast<__nv_bfloat162*>(to + i * 8) =
-            __floats2bfloat162_rn(pair[0] * scale, pair[1] * scale);
-      }
-    }
-    active = false;
-    if (!p.args.stats) return;
-    AttentionStats* stats = p.args.stats + slice_index;
-    AddRowStats(stats, counts, lane);
-    int64_t considered = 0;
-    int rows = 0;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      if ((lane & 3) != 0 || !counts[h].live) continue;
-      const KeyRange range = Visible(position[h]);
-      considered += range.end - range.begin;
-      rows++;
-    }
-    considered = WarpSum(considered);
-    rows = WarpSum(rows);
-    if (lane != 0) return;
-    AddTo(&stats->keys_considered, considered);
-    AddTo(&stats->keys_scored, considered);
-    AddTo(&stats->wide_rows, rows);
-    AddTo(&stats->blocks_attended, attended_pages);
-    if (warp != 0) return;
-    const int visible_pages = CeilDiv(visible.end, kPageTokens) - visible.begin / kPageTokens;
-    AddTo(&stats->blocks_considered, visible_pages);
-    AddTo(&stats->blocks_scored, visible_pages);
   }
 };
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/overlapped_launch.h"
 
 namespace tauserve::cuda::skinny {
@@ -71,30 +72,6 @@ __device__ __forceinline__ void Arrive(uint32_t barrier) {
 // When this thread's copies so far have landed.
 __device__ __forceinline__ void ArriveAfterCopies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void WaitBarrier(uint32_t barrier, int parity) {
-  uint32_t done = 0;
-  while (!done) {
-    asm volatile(
-        "{\n .reg .pred p;\n"
-#if __CUDA_ARCH__ >= 900
-        " mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n"
-#else
-        " mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
-#endif
-        " selp.u32 %0, 1, 0, p;\n}\n"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  }
-}
-__device__ __forceinline__ void Multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                         uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // The first unit of a block, and the block that has a unit: the first `long_blocks` have one more than the others.
@@ -370,8 +347,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int n = 0; n < kTiles; n++) {
         const uint4 x = Load(b + (j * kTiles + n) * 512);
-        Multiply(c[n], low.x, high.x, low.y, high.y, x.x, x.y);
-        Multiply(c[n], low.z, high.z, low.w, high.w, x.z, x.w);
+        MmaBf16(c[n], low.x, high.x, low.y, high.y, x.x, x.y);
+        MmaBf16(c[n], low.z, high.z, low.w, high.w, x.z, x.w);
       }
     }
     __syncwarp();
