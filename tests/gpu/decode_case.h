@@ -6,22 +6,12 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/decode.h"
-
-#define REQUIRE_CUDA(call)                                                       \
-  do {                                                                           \
-    const cudaError_t error = (call);                                            \
-    if (error != cudaSuccess) {                                                  \
-      std::printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(error)); \
-      std::exit(2);                                                              \
-    }                                                                            \
-  } while (false)
+#include "tests/gpu/device_memory.h"
 
 namespace tauserve::cuda {
 
@@ -50,39 +40,6 @@ struct CaseSpec {
   float sigma = 2;  // standard deviation of the logits
   Keys keys = Keys::kNormal;
   uint64_t seed = 1;
-};
-
-// Device memory, freed with its owner.
-template <typename T>
-class DeviceArray {
- public:
-  DeviceArray() = default;
-  explicit DeviceArray(size_t n) : size_(n) {
-    REQUIRE_CUDA(cudaMalloc(&data_, sizeof(T) * (n ? n : 1)));
-  }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray(DeviceArray&& other) noexcept { *this = std::move(other); }
-  DeviceArray& operator=(DeviceArray&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  ~DeviceArray() { cudaFree(data_); }
-
-  T* get() const { return data_; }
-  size_t size() const { return size_; }
-  void Set(const std::vector<T>& from) {
-    REQUIRE_CUDA(cudaMemcpy(data_, from.data(), sizeof(T) * from.size(), cudaMemcpyHostToDevice));
-  }
-  std::vector<T> Get() const {
-    std::vector<T> to(size_);
-    REQUIRE_CUDA(cudaMemcpy(to.data(), data_, sizeof(T) * size_, cudaMemcpyDeviceToHost));
-    return to;
-  }
-
- private:
-  T* data_ = nullptr;
-  size_t size_ = 0;
 };
 
 // The memory of a case; `args` points into it.

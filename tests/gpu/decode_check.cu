@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "tests/gpu/decode_case.h"
+#include "tests/gpu/graph_timer.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -198,40 +199,15 @@ std::vector<CaseSpec> Cases() {
 
 // Median of graph replays in microseconds.
 double TimeCase(Case& c) {
-  cudaStream_t stream;
-  REQUIRE_CUDA(cudaStreamCreate(&stream));
-  c.args.stream = stream;
   c.args.stats = nullptr;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  REQUIRE_CUDA(cudaDeviceSynchronize());
-  c.Run();
-  REQUIRE_CUDA(cudaStreamSynchronize(stream));
-  REQUIRE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  c.Run();
-  REQUIRE_CUDA(cudaStreamEndCapture(stream, &graph));
-  REQUIRE_CUDA(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  REQUIRE_CUDA(cudaEventCreate(&begin));
-  REQUIRE_CUDA(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < 35; i++) {
-    REQUIRE_CUDA(cudaEventRecord(begin, stream));
-    REQUIRE_CUDA(cudaGraphLaunch(exec, stream));
-    REQUIRE_CUDA(cudaEventRecord(end, stream));
-    REQUIRE_CUDA(cudaEventSynchronize(end));
-    float ms = 0;
-    REQUIRE_CUDA(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 5) times.push_back(ms * 1e3f);
-  }
-  std::sort(times.begin(), times.end());
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaStreamDestroy(stream);
+  const double us = MedianReplay(
+      [&](cudaStream_t stream) {
+        c.args.stream = stream;
+        c.Run();
+      },
+      5, 30);
   c.args.stream = nullptr;
-  return times[times.size() / 2];
+  return us;
 }
 
 void Time(const CaseSpec& spec) {

@@ -12,43 +12,14 @@
 #include <vector>
 
 #include "kernels/cuda/cublaslt_linear.h"
-#include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/skinny_linear.h"
+#include "tests/gpu/graph_timer.h"
 
 namespace tauserve::cuda {
 namespace {
 
 using bf16 = __nv_bfloat16;
-
-void Require(cudaError_t error, int line) {
-  if (error == cudaSuccess) error = FirstCudaError().code;
-  if (error == cudaSuccess) return;
-  std::printf("line %d: %s\n", line, cudaGetErrorString(error));
-  std::exit(1);
-}
-#define REQUIRE_CUDA(call) Require((call), __LINE__)
-
-template <typename T>
-class Array {
- public:
-  explicit Array(size_t size) : size_(size) { REQUIRE_CUDA(cudaMalloc(&data_, size * sizeof(T))); }
-  ~Array() { cudaFree(data_); }
-  Array(const Array&) = delete;
-  Array& operator=(const Array&) = delete;
-  T* get() const { return data_; }
-  size_t size() const { return size_; }
-  std::vector<T> Get() const {
-    std::vector<T> host(size_);
-    REQUIRE_CUDA(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-  void Fill(int byte) { REQUIRE_CUDA(cudaMemset(data_, byte, size_ * sizeof(T))); }
-
- private:
-  T* data_ = nullptr;
-  size_t size_;
-};
 
 // About normal, the same for a seed.
 __device__ float Normal(uint64_t i, uint64_t seed) {
@@ -74,7 +45,7 @@ __global__ void FillNormal(T* to, size_t n, float scale, uint64_t seed) {
 }
 
 template <typename T>
-void Randomise(Array<T>& a, float scale, uint64_t seed) {
+void Randomise(DeviceArray<T>& a, float scale, uint64_t seed) {
   FillNormal<<<1024, 256>>>(a.get(), a.size(), scale, seed);
   REQUIRE_CUDA(cudaGetLastError());
 }
@@ -107,7 +78,7 @@ struct Engine {
       cublaslt.Run(args, library.get(), stream);
     }
   }
-  Array<char> skinny, library;
+  DeviceArray<char> skinny, library;
   CublasLtLinear cublaslt;
 };
 
@@ -144,10 +115,10 @@ void Check(Engine& engine, const Case& c) {
   const int columns = c.gated ? c.out / 2 : c.out;
   const int in_stride = c.in + 24, out_stride = columns + 3;
   const size_t element = c.float_out ? 4 : 2;
-  Array<bf16> weight(size_t(c.out) * c.in), x(size_t(most) * in_stride), bias(c.out);
-  Array<float> float_bias(c.out);
-  Array<char> out(size_t(most) * out_stride * element), before(out.size());
-  Array<double> sum(size_t(most) * c.out), size(sum.size());
+  DeviceArray<bf16> weight(size_t(c.out) * c.in), x(size_t(most) * in_stride), bias(c.out);
+  DeviceArray<float> float_bias(c.out);
+  DeviceArray<char> out(size_t(most) * out_stride * element), before(out.size());
+  DeviceArray<double> sum(size_t(most) * c.out), size(sum.size());
   Randomise(weight, 1, 1);
   Randomise(x, 1, 2);
   Randomise(float_bias, 3, 3);
@@ -250,38 +221,8 @@ std::vector<Case> Cases() {
 
 // ---- Timings
 
-// Median of a graph's replays in microseconds.
 double TimeGraph(const std::function<void(cudaStream_t)>& launch, int replays = 9) {
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  REQUIRE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  launch(stream);
-  REQUIRE_CUDA(cudaStreamSynchronize(stream));
-  REQUIRE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  launch(stream);
-  REQUIRE_CUDA(cudaStreamEndCapture(stream, &graph));
-  REQUIRE_CUDA(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  REQUIRE_CUDA(cudaEventCreate(&begin));
-  REQUIRE_CUDA(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < replays + 2; i++) {
-    REQUIRE_CUDA(cudaEventRecord(begin, stream));
-    REQUIRE_CUDA(cudaGraphLaunch(exec, stream));
-    REQUIRE_CUDA(cudaEventRecord(end, stream));
-    REQUIRE_CUDA(cudaEventSynchronize(end));
-    float ms = 0;
-    REQUIRE_CUDA(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 2) times.push_back(ms * 1e3f);
-  }
-  std::sort(times.begin(), times.end());
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaStreamDestroy(stream);
-  return times[times.size() / 2];
+  return MedianReplay(launch, 2, replays);
 }
 
 constexpr size_t kPool = size_t{5} << 30;                   // elements of bf16
@@ -289,8 +230,8 @@ constexpr size_t kInputs = size_t{kMaxSkinnyRows} * 28672;  // the same
 
 struct Timings {
   Engine engine;
-  Array<bf16> pool{kPool}, x{kInputs}, y{kInputs}, z{kInputs};
-  Array<float> logits{size_t{kMaxSkinnyRows} * 128256}, norm{8192};
+  DeviceArray<bf16> pool{kPool}, x{kInputs}, y{kInputs}, z{kInputs};
+  DeviceArray<float> logits{size_t{kMaxSkinnyRows} * 128256}, norm{8192};
   double copy_rate = 0;  // bytes a microsecond
 };
 
