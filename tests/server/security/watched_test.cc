@@ -105,7 +105,15 @@ TEST_F(WatchedTest, SeesLinksThatAreSwitched) {
 TEST_F(WatchedTest, ReadsOnlyWhatHasChanged) {
   Write(file_, "one");
   const auto watched = *Watch();
-  std::this_thread::sleep_for(std::chrono::milliseconds(1600));
+  // Another one that looks as often sees two changes, each with its second look at the earliest.
+  const fs::path other = folder_ / "other";
+  Write(other, "1");
+  const auto changing =
+      *Watched<std::string>::Start("other", {other}, [&] { return ReadFile(other); });
+  for (const char* text : {"22", "333"}) {
+    Write(other, text);
+    EXPECT_TRUE(Soon([&] { return *changing->value() == text; }));
+  }
   EXPECT_EQ(reads_, 1);
 }
 
