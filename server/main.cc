@@ -229,7 +229,7 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   const int64_t cache_tokens = int64_t{s.model->num_pages()} * kPageTokens;
   const int32_t context =
       static_cast<int32_t>(std::min<int64_t>(info.max_context_tokens, cache_tokens));
-  s.admission = std::make_unique<Admission>(&info, s.tokenizer.get(), s.chat_template,
+  s.admission = std::make_unique<Admission>(&info, s.tokenizer.get(), std::move(s.chat_template),
                                             generation->sampling, context);
   RpcOptions rpc;
   rpc.listen = config.listen;
@@ -283,10 +283,11 @@ int Main(int argc, char** argv) {
   if (status.ok()) status = Serve(*config, start, stop, server);
   if (!status.ok()) return Fail(status, kCannotStart);
   const ModelInfo& info = server.model->info();
-  LogChatTemplate(server.chat_template);
+  const ChatTemplate& chat = server.admission->chat_template();
+  LogChatTemplate(chat);
   LogInfo("start", {{"version", kVersion},
                     {"model", info.name},
-                    {"chat_template", server.chat_template.name()},
+                    {"chat_template", chat.name()},
                     {"parameters", info.parameters},
                     {"device", server.backend->device().name},
                     {"kv_pages", server.model->num_pages()},
