@@ -14,6 +14,8 @@ import collections
 import json
 import statistics
 
+from ratio_plot import finish_plot, start_plot
+
 # What a case's name leaves out when it has this value: see attention_bench.cc.
 USUAL = {"head_dim": "64", "group": "1", "alpha": "1.5", "chunk": "2048"}
 
@@ -127,15 +129,9 @@ def markdown(medians):
 
 
 def plot(medians, path):
-    import matplotlib
+    from matplotlib import ticker
 
-    matplotlib.use("svg")
-    # Text stays text, and nothing depends on the day: the file is small, and the same for the same numbers.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tauserve", "font.size": 11,
-                                "font.family": ["sans-serif"]})
-    from matplotlib import pyplot, ticker
-
-    figure, axes = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
+    figure, axes = start_plot()
     seen = set()
     for label, case, colour in LINES:
         lengths = medians.get(case)
@@ -149,20 +145,12 @@ def plot(medians, path):
     axes.axhline(1, color="black", linewidth=1.2)
     axes.annotate("softmax (our flash kernel)", (1, 1), xycoords=("axes fraction", "data"), xytext=(-4, 4),
                   textcoords="offset points", ha="right")
-    axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_ylim(top=max(1.6, axes.get_ylim()[1]))
-    axes.xaxis.set_major_locator(ticker.FixedLocator([2**i for i in range(40) if min(seen) <= 2**i <= max(seen)]))
-    axes.xaxis.set_major_formatter(lambda tokens, _: short(int(tokens)))
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.grid(color="#dddddd", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("tokens")
     axes.set_ylabel("entmax time / softmax time")
-    figure.legend(loc="outside right center", frameon=False)
-    figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
+    lengths = [2**i for i in range(40) if min(seen) <= 2**i <= max(seen)]
+    finish_plot(figure, axes, lengths, short, path)
 
 
 def main():
