@@ -117,6 +117,11 @@ __device__ __forceinline__ uint64_t Descriptor(uint32_t address, int leading, in
 __device__ __forceinline__ uint64_t RowDescriptor(uint32_t address) {
   return Descriptor(address, 16, 1024, 1);
 }
+// The same of an address in units of 16 bytes: two such differ by the difference of their addresses alone.
+__device__ __forceinline__ uint64_t RowDescriptorOf(uint32_t sixteenth) {
+  const uint64_t fixed = Descriptor(0, 16, 1024, 1);
+  return (fixed >> 32) << 32 | (static_cast<uint32_t>(fixed) + sixteenth);
+}
 // The same memory, the product running across rows (values of PV); `chunk` bytes from one 64 columns to the next.
 __device__ __forceinline__ uint64_t ColumnDescriptor(uint32_t address, int chunk) {
   return Descriptor(address, chunk, 1024, 1);

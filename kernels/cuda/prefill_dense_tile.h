@@ -32,6 +32,7 @@ struct DenseRowTile {
   KeyRange visible, whole;
   bool biased, sampled;
   bool summed;         // the pass before read all keys
+  bool few_keys;       // some row has weight on few, whose rounding does not average out
   int whole_exponent;  // of all the warp's rows: 3 or 4; 0 where they have another one
   int samples;
   uint32_t bias[4];
@@ -74,7 +75,7 @@ struct DenseRowTile {
         Start(block);
         Vote();
       } else if (pass == Pass::kOutput) {
-        WriteOutput();
+        few_keys ? WriteOutput<true>() : WriteOutput<false>();
       } else {
         ReadPass(pass);
         Vote();
@@ -130,6 +131,7 @@ struct DenseRowTile {
   }
 
   // The last pass, from its first message to its end.
+  template <bool kRests>
   __device__ __forceinline__ void WriteOutput() {
     float out[kChunks][32];
 #pragma unroll
@@ -142,8 +144,8 @@ struct DenseRowTile {
       const DenseMessage& message = control.message[stage];
       const int page = Uniform(message.page), second = Uniform(message.second);
       if (page < 0) break;
-      if (!Skips(page)) AddValues(0, page, out);
-      if (!Skips(second)) AddValues(1, second, out);
+      if (!Skips(page)) AddPageValues<kRests>(0, page, out);
+      if (!Skips(second)) AddPageValues<kRests>(1, second, out);
       Release();
     }
     Release();
@@ -209,6 +211,7 @@ struct DenseRowTile {
       if (!__all_sync(~0u, whole_power && whole_exponent == first)) whole_exponent = 0;
     }
     samples = 0;
+    few_keys = false;
     // Rows of a row tile that see very different numbers of pages, or few, aren't sampled.
     sampled = (whole.end - whole.begin) / kPageTokens >= kSampleEvery * kFewestSampledPages;
     const Pass first_sums = sampled ? Pass::kSample : Pass::kSum;
@@ -299,11 +302,23 @@ struct DenseRowTile {
     return page * kPageTokens >= whole.begin && (page + 1) * kPageTokens <= whole.end;
   }
 
+  // `kRests`: with what rounding leaves of the weights; scores are made again for it, since registers don't hold both.
+  template <bool kRests>
+  __device__ __forceinline__ void AddPageValues(int place, int page, float (&out)[kChunks][32]) {
+    AddValues<false>(place, page, out);
+    if constexpr (kRests) AddValues<true>(place, page, out);
+  }
+  // `kRests`: of what rounding left of the weights.
+  template <bool kRests>
   __device__ __forceinline__ void AddValues(int place, int page, float (&out)[kChunks][32]) {
     float c[32];
     Multiply(c, place, page);
     uint32_t weights[4][4];
-    MakeWeights(c, page, weights);
+    if constexpr (kRests) {
+      MakeRests(c, weights);
+    } else {
+      MakeWeights(c, page, weights);
+    }
     const uint32_t at =
         stages + stage * 2 * Shape::kKeyBytes + Shape::kKeyBytes + place * (kPageTokens * 128);
 #pragma unroll
@@ -386,6 +401,17 @@ struct DenseRowTile {
   __device__ __forceinline__ void EndPass();
   __device__ __forceinline__ void Finish(const float (&out)[kChunks][32]);
 
+  // Of a score over the floor.
+  __device__ __forceinline__ float WeightAt(float score, int h) const {
+    const float z = __saturatef(score * inverse_width[h]);
+    if constexpr (kForm == entmax::Form::kSquare) return z * z;
+    if constexpr (kForm == entmax::Form::kLinear) return z;
+    const float square = z * z;
+    return whole_exponent == 4   ? square * square
+           : whole_exponent == 3 ? square * z
+                                 : FastPower(z, exponent[h]);
+  }
+
   // The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, rounded,
   // `first_power` of the weights themselves.
   __device__ __forceinline__ void MakeWeights(const float (&c)[32], int page,
@@ -397,17 +423,7 @@ struct DenseRowTile {
       float x[2];
 #pragma unroll
       for (int e = 0; e < 2; e++) {
-        const float z = __saturatef(c[2 * i + e] * inverse_width[h]);
-        if constexpr (kForm == entmax::Form::kSquare) {
-          x[e] = z * z;
-        } else if constexpr (kForm == entmax::Form::kLinear) {
-          x[e] = z;
-        } else {
-          const float square = z * z;
-          x[e] = whole_exponent == 4   ? square * square
-                 : whole_exponent == 3 ? square * z
-                                       : FastPower(z, exponent[h]);
-        }
+        x[e] = WeightAt(c[2 * i + e], h);
         first_power[h] += x[e];
         below[h] += __float_as_uint(c[2 * i + e]) >> 31;
       }
@@ -424,6 +440,21 @@ struct DenseRowTile {
       const int bit = (page - first_page) % kDensePages;
       const uint32_t mask = 1u << bit % 32;
       attended_pages += (atomicOr(&attended[bit / 32], mask) & mask) == 0;
+    }
+  }
+
+  // What MakeWeights' rounding left of the weights.
+  __device__ __forceinline__ void MakeRests(const float (&c)[32], uint32_t (&rests)[4][4]) const {
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+      float x[2];
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        x[e] = WeightAt(c[2 * i + e], i % 2);
+        x[e] -= __bfloat162float(__float2bfloat16(x[e]));
+      }
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
+      rests[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(&pair);
     }
   }
 };

@@ -6,6 +6,10 @@
 
 namespace tauserve::cuda {
 
+// Rows with weight on fewer keys multiply their weights in two parts: rounded to bfloat16 as one, they err by as much as
+// the output's own rounding; over more keys the errors cancel.
+inline constexpr float kFewKeys = 16;
+
 // How far the floor of a row is from its threshold, in widths, by a pass's sums: of weights (`s`), of weights'
 // derivatives over the exponent (`s1`) and of keys. Far below, a Newton step on the norm, which stays below. Near, a
 // step to where the logarithm of the sum, nearly straight over the scores' tail, is zero; its curvature is known for
@@ -51,6 +55,7 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::EndPass(
   const float share = static_cast<float>(StrideOf(need));
   bool again = need == Pass::kMaximum;
   bool down = false;
+  bool few = false;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     if (need == Pass::kMaximum) {
@@ -70,6 +75,7 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::EndPass(
       s *= inverse_width[h];
       s1 = count;
     }
+    few |= count < kFewKeys && floor[h] < kDeadFloor;
     if (!(s1 > 0) || !(s > 0)) continue;
     bool close;
     const float step = StepOf(h, s, s1, count, close);
@@ -85,6 +91,7 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::EndPass(
   summed = need == Pass::kSum;
   const bool more = WarpgroupCount(BarrierId(), again) > 0;
   if (need == Pass::kSum) {
+    few_keys = WarpgroupCount(BarrierId(), few) > 0;
     need = more && passes < kMaxDensePasses ? Pass::kSum : Pass::kOutput;
   } else if (need == Pass::kHalf || !sampled) {
     need = Pass::kSum;
@@ -102,13 +109,13 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::Finish(
   RowCounts counts[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const float all = QuadSum(sum[h]);
-    const float scale = 1 / all;
+    const float weights = QuadSum(first_power[h]);
+    const float scale = 1 / (few_keys ? weights : QuadSum(sum[h]));
     counts[h].live = floor[h] < kDeadFloor;
     counts[h].support =
         static_cast<int>(QuadSum(static_cast<float>(16 * pages - static_cast<int>(below[h]))));
     counts[h].iterations = passes;
-    counts[h].residual = fabsf(QuadSum(first_power[h]) - 1);
+    counts[h].residual = fabsf(weights - 1);
     if (!counts[h].live) continue;
     const int r = first_row + warp * 16 + lane / 4 + 8 * h, token = r / p.group;
     __nv_bfloat16* to = p.args.out + (slice.first_row + token) * p.args.out_stride +

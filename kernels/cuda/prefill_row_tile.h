@@ -8,8 +8,11 @@
 namespace tauserve::cuda {
 
 // A row tile goes to the dense kernel if, after four tiles or more, half of its threads hold more candidates than this
-// for their two rows, of which each has a quarter: 40 keys a row.
-inline constexpr int kDenseEntries = 20;
+// for their two rows, of which each has a quarter: 52 keys a row. Lower, and rows that fit in the lists are computed three
+// times slower (sigma 0.7 at 16k); higher, and more of those that don't are searched in vain first (sigma 0.5).
+inline constexpr int kDenseEntries = 26;
+// While floors are young most groups of accumulators hold a candidate, and all are looked through at once.
+inline constexpr int kEagerTiles = 16;
 inline constexpr float kNoFloor = -1e30f;   // of rows that saw no key yet
 inline constexpr float kDeadFloor = 1e30f;  // of rows that aren't there: nothing passes
 inline constexpr float kLastStep =
@@ -29,7 +32,7 @@ struct RowTileSearch {
   RowTileKeys& keys;
   RowConstants* rows;     // the thread's first row; the second is rows[8]
   uint32_t* bitmap;       // of the warpgroup
-  uint32_t stages;        // shared address of the ring
+  uint32_t key_part;      // of the ring, in units of 16 bytes
   uint32_t bias_columns;  // shared address
   int warpgroup, warp, lane;
   int stage = 0;
@@ -40,16 +43,15 @@ struct RowTileSearch {
   bool dense = false;
   bool overflow = false;  // of the warp's lists
   bool biased = false;    // some row has an ALiBi slope: the bias changes with the tile
-  bool ready = false;     // all the warp's rows have floors
-  bool row_ready[2];
   Lists lists;
   uint32_t query[kDim / 16][4];
   uint32_t bias[4];
-  float floor[2], inverse_width[2];
-  int first_tile = 0;                   // with keys that some row sees
-  uint32_t num_tiles = 0;               // from there; 0 while idle
-  int first_whole = 0, last_whole = 0;  // tiles that every row sees whole
-  int seen = 0, next_raise = 0, reserve = 0, scored_partly = 0;
+  float floor[2];
+  int first_whole = 0;       // tile that every row sees whole
+  uint32_t plain_tiles = 0;  // from there: all such, or none while idle or where the bias changes
+  int seen = 0;
+  int next_stop = 0;  // how many tiles are seen when something is due
+  int reserve = 0, scored_partly = 0;
 
   __device__ __forceinline__ void Release() {
     __syncwarp();
@@ -63,7 +65,7 @@ struct RowTileSearch {
   // Computed anew at its rare uses: the compiler would keep it, or divide every tile.
   __device__ __forceinline__ float Width(int h) const {
     float width;
-    asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(width) : "f"(inverse_width[h]));
+    asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(width) : "f"(rows[8 * h].inverse_width));
     return width;
   }
   __device__ __forceinline__ entmax::WeightFunction WeightOf(int h) const {
@@ -77,6 +79,11 @@ struct RowTileSearch {
     }
     return w;
   }
+  // Rows that aren't there have one, too.
+  __device__ __forceinline__ bool HasFloor(int h) const { return floor[h] != kNoFloor; }
+  __device__ __forceinline__ bool HaveFloors() const {
+    return __all_sync(~0u, HasFloor(0) && HasFloor(1));
+  }
   __device__ __forceinline__ KeyRange Visible(int at) const {
     return VisibleKeys(at, keys.total, p.args.causal, p.args.sliding_window);
   }
@@ -87,22 +94,47 @@ struct RowTileSearch {
   }
 
   __device__ void Run() {
-    int tile = AwaitStage();
+    float c[64];
+    Next next{AwaitStage(), true};
     for (;;) {
-      if (__any_sync(~0u, tile < 0)) {
-        Finish();
-        if (tile == StageMessage::kEnd) return;
-        __syncwarp();
-        if (lane == 0) block = control.message[stage];
-        Release();
-        Start();
-        tile = AwaitStage();
-      } else if (__any_sync(~0u, static_cast<uint32_t>(tile - first_tile) >= num_tiles)) {
-        Release();
-        tile = AwaitStage();
-      } else {
-        tile = SearchTile(tile);
+      // Nearly all tiles: seen whole by all rows, candidates few enough to be set aside. A loop of its own, since the rest
+      // is long and would lie between its instructions.
+      bool scored = false;
+      int tile;
+      for (;;) {
+        tile = next.known ? next.tile : AwaitStage();
+        if (!__all_sync(~0u, static_cast<uint32_t>(tile - first_whole) < plain_tiles)) break;
+        next = Score(c);
+        if (++seen >= next_stop || !SetAside(c, tile)) {
+          scored = true;
+          break;
+        }
       }
+      if (!scored) {
+        if (__any_sync(~0u, tile < 0)) {
+          Finish();
+          if (tile == StageMessage::kEnd) return;
+          __syncwarp();
+          if (lane == 0) block = control.message[stage];
+          Release();
+          Start();
+          next.known = false;
+          continue;
+        }
+        if (__any_sync(~0u, idle || tile * kSearchKeys >= keys.visible.end ||
+                                (tile + 1) * kSearchKeys <= keys.visible.begin)) {
+          Release();
+          next.known = false;
+          continue;
+        }
+        if (biased) SetBias(tile);
+        next = Score(c);
+        seen++;
+        if (tile * kSearchKeys < keys.whole.begin || (tile + 1) * kSearchKeys > keys.whole.end) {
+          Mask(c, tile);
+        }
+      }
+      CollectTile(c, tile);
     }
   }
 
@@ -118,10 +150,8 @@ struct RowTileSearch {
           MakeQueryRow(p, slice, block.kv_head, first + warp * 16 + lane / 4 + 8 * h);
       LoadQuery<kDim>(p, row, h, lane, query);
       any |= row.live;
-      inverse_width[h] = 1 / row.width;
       bias_any |= row.slope != 0;
       floor[h] = row.live ? kNoFloor : kDeadFloor;
-      row_ready[h] = !row.live;
       float norm = 0;
       if (block.key_norm > 0) {
         float sum = 0;
@@ -136,7 +166,9 @@ struct RowTileSearch {
         }
         norm = sqrtf(QuadSum(sum)) * 1.0001f;
       }
-      if ((lane & 3) == 0) rows[8 * h] = {row.alpha, row.slope, norm, row.position};
+      if ((lane & 3) == 0) {
+        rows[8 * h] = {row.alpha, row.slope, norm, 1 / row.width, row.position};
+      }
     }
     const int last = min(first + kTileRows - 1, slice.num_tokens * p.group - 1);
     const KeyRange low = Visible(slice.context_tokens + first / p.group);
@@ -147,20 +179,17 @@ struct RowTileSearch {
     }
     __syncwarp();
     idle = WarpgroupCount(BarrierId(), any) == 0;
-    first_tile = low.begin / kSearchKeys;
-    num_tiles = idle ? 0 : CeilDiv(high.end, kSearchKeys) - first_tile;
     first_whole = CeilDiv(high.begin, kSearchKeys);
-    last_whole = low.end / kSearchKeys - 1;
     if (idle && (threadIdx.x & 127) == 0) Stop();
     dense = false;
     overflow = false;
-    ready = false;
     seen = 0;
-    next_raise = 2;
+    next_stop = 1;
     reserve = kCapacity / 3;
     scored_partly = 0;
     lists.Clear();
     biased = __any_sync(~0u, bias_any);
+    plain_tiles = idle || biased ? 0 : max(low.end / kSearchKeys - first_whole, 0);
     if (!biased) SetBias(0);
   }
 
@@ -183,40 +212,69 @@ struct RowTileSearch {
     }
   }
 
-  // Returns the next stage's tile, looked up while the products run.
-  __device__ __forceinline__ int SearchTile(int tile) {
-    float c[64];
-    if (biased) [[unlikely]]
-      SetBias(tile);
+  // What the next stage holds, if it was there before this one's scores.
+  struct Next {
+    int tile;
+    bool known;
+  };
+
+  // The scores of the stage's tile over the floors; the next stage is looked up while the products run.
+  __device__ __forceinline__ Next Score(float (&c)[64]) {
+    // A reduction's result is known to be the same in all threads, as descriptors must be.
+    const uint32_t part = __reduce_or_sync(~0u, key_part + stage * (Shape::kStageBytes / 16));
     PinAccumulators(c);
     WgmmaFence();
-    const uint32_t keys = stages + stage * Shape::kStageBytes;
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
-      WgmmaN128(c, query[k], RowDescriptor(keys + k / 4 * (kSearchKeys * 128) + k % 4 * 32), k > 0);
+      const uint32_t low = part + (k / 4 * (kSearchKeys * 128) + k % 4 * 32) / 16;
+      WgmmaN128(c, query[k], RowDescriptorOf(low), k > 0);
     }
     WgmmaN128(c, bias, PlainDescriptor(bias_columns, 128, 256), 1);
     WgmmaCommit();
     const bool wraps = stage + 1 == Shape::kStages;
     const int next_stage = wraps ? 0 : stage + 1;
-    const bool known = __all_sync(
+    Next next{};
+    next.known = __all_sync(
         ~0u, BarrierTest(SharedAddress(&control.full[next_stage]), parity ^ (wraps ? 1 : 0)));
     // Behind the branch, or the load could overtake the test (seen: stale messages, and a hang).
-    int next_tile = 0;
-    if (known) next_tile = *const_cast<volatile int32_t*>(&control.message[next_stage].tile);
+    if (next.known) {
+      next.tile = *const_cast<volatile int32_t*>(&control.message[next_stage].tile);
+    }
     WgmmaWait<0>();
     PinAccumulators(c);
     Release();
-    if (tile < first_whole || tile > last_whole) [[unlikely]]
-      Mask(c, tile);
-    seen++;
-    const bool due = seen == next_raise;
-    if (!overflow) Collect(c, tile, due);
-    if (due) [[unlikely]] {
-      next_raise *= 2;
-      if (seen >= 4) ChooseDense();
+    return next;
+  }
+
+  // Puts a tile's scores above the floors into the lists, with no records there, and does what is due.
+  __device__ __forceinline__ void CollectTile(float (&c)[64], int tile) {
+    lists.Flush();
+    const bool due = seen >= 2 && (seen & (seen - 1)) == 0;
+    if (!overflow) {
+      bool raise = due;
+      Collect(c, tile, raise);
+      if (raise) {
+        float raised[2] = {0, 0};
+        RaiseFloors(raised);
+      }
     }
-    return known ? next_tile : AwaitStage();
+    if (due && seen >= 4) ChooseDense();
+    // Rows that have no floor yet, or more candidates than fit, never set aside; nor do the first tiles.
+    next_stop =
+        overflow || seen < kEagerTiles || !HaveFloors() ? seen + 1 : 2 << (31 - __clz(seen));
+  }
+
+  // Bit g: one of the thread's scores 4g to 4g + 3 is over its floor.
+  static __device__ __forceinline__ uint32_t Passed(const float (&c)[64]) {
+    uint32_t none = 0;
+#pragma unroll
+    for (int g = 15; g >= 0; g--) {
+      uint32_t signs = __float_as_uint(c[4 * g]);
+#pragma unroll
+      for (int i = 1; i < 4; i++) signs &= __float_as_uint(c[4 * g + i]);
+      none = __funnelshift_l(signs, none, 1);
+    }
+    return ~none & 0xffffu;
   }
 
   __device__ __forceinline__ void Mask(float (&c)[64], int tile) {
@@ -240,27 +298,57 @@ struct RowTileSearch {
     }
   }
 
-  // Puts the scores above the floors into the lists; raises the floors after, if that is due or the lists get full.
-  __device__ __forceinline__ void Collect(float (&c)[64], int tile, bool due) {
-    for (int attempt = 0;; attempt++) {
-      if (attempt == 0 ? !ready : attempt == 2) [[unlikely]]
-        RaiseInRegisters(c);
-      uint32_t none = 0;  // bit g: none of the thread's scores 4g to 4g + 3 passed
+  // Sets the scores above the floors aside; false if there is no room for them.
+  __device__ __forceinline__ bool SetAside(const float (&c)[64], int tile) {
+    // Level by level, since each instruction waits for the one before it in its own group. The signs of 8g to 8g + 7:
+    uint32_t signs[8];
 #pragma unroll
-      for (int g = 15; g >= 0; g--) {
-        uint32_t signs = __float_as_uint(c[4 * g]);
+    for (int g = 0; g < 8; g++) signs[g] = And(c[8 * g], c[8 * g + 1], c[8 * g + 2]);
 #pragma unroll
-        for (int i = 1; i < 4; i++) signs &= __float_as_uint(c[4 * g + i]);
-        none = __funnelshift_l(signs, none, 1);
+    for (int i = 3; i < 7; i += 2) {
+#pragma unroll
+      for (int g = 0; g < 8; g++) {
+        signs[g] = And(__uint_as_float(signs[g]), c[8 * g + i], c[8 * g + i + 1]);
       }
-      const uint32_t mine = ~none & 0xffffu;
-      const uint32_t any = __reduce_or_sync(~0u, mine);
-      if (any != 0) {
-        if (!__all_sync(~0u, lists.HasRoom(4 * __popc(mine)))) [[unlikely]] {
-          int passed = 0;
+    }
 #pragma unroll
-          for (int i = 0; i < 64; i++) passed += __float_as_int(c[i]) >= 0;
-          if (!__all_sync(~0u, lists.HasRoom(passed))) {
+    for (int g = 0; g < 8; g++) signs[g] &= __float_as_uint(c[8 * g + 7]);
+    // Byte g % 4, upper half for g >= 4: whether one passed.
+    const uint32_t mine = ~(SignBytes(signs) & 0x0f0f0f0fu | SignBytes(signs + 4) & 0xf0f0f0f0u);
+    const uint32_t any = __reduce_or_sync(~0u, mine);
+    if (any == 0) return true;
+    if (!__all_sync(~0u, lists.HasRoomForRecords(__popc(mine) / 4))) return false;
+    if (any & 0x0f0f0f0fu) lists.SetAside(c, tile * 16, mine);
+    if (any & 0xf0f0f0f0u) lists.SetAside(c + 32, tile * 16 + 8, mine >> 4);
+    return true;
+  }
+  static __device__ __forceinline__ uint32_t And(float x, float y, float z) {
+    uint32_t all;
+    asm volatile("lop3.b32 %0, %1, %2, %3, 0x80;"
+                 : "=r"(all)
+                 : "r"(__float_as_uint(x)), "r"(__float_as_uint(y)), "r"(__float_as_uint(z)));
+    return all;
+  }
+  // Byte i: all ones if x[i] is negative, else zero.
+  static __device__ __forceinline__ uint32_t SignBytes(const uint32_t* x) {
+    uint32_t low, high;
+    asm("prmt.b32 %0, %1, %2, 0xfbfb;" : "=r"(low) : "r"(x[0]), "r"(x[1]));
+    asm("prmt.b32 %0, %1, %2, 0xfbfb;" : "=r"(high) : "r"(x[2]), "r"(x[3]));
+    return __byte_perm(low, high, 0x5410);
+  }
+
+  // `raise`: the floors are to be raised.
+  __device__ __forceinline__ void Collect(float (&c)[64], int tile, bool& raise) {
+    for (int attempt = 0;; attempt++) {
+      if (attempt == 0 ? !HaveFloors() : attempt == 2) RaiseInRegisters(c);
+      const uint32_t passed = Passed(c);
+      const uint32_t any = __reduce_or_sync(~0u, passed);
+      if (any != 0) {
+        if (!__all_sync(~0u, lists.HasRoom(4 * __popc(passed)))) {
+          int count = 0;
+#pragma unroll
+          for (int i = 0; i < 64; i++) count += __float_as_int(c[i]) >= 0;
+          if (!__all_sync(~0u, lists.HasRoom(count))) {
             if (attempt == 2) {
               overflow = true;
               return;
@@ -275,11 +363,7 @@ struct RowTileSearch {
           }
         }
         PushGroups(c, tile, any);
-        due |= __any_sync(~0u, !lists.HasRoom(reserve));
-      }
-      if (due) {
-        float raised[2] = {0, 0};
-        RaiseFloors(raised);
+        raise |= __any_sync(~0u, !lists.HasRoom(reserve));
       }
       return;
     }
@@ -288,129 +372,16 @@ struct RowTileSearch {
   // `groups`: those in which some thread of the warp has a score to keep.
   __device__ __forceinline__ void PushGroups(const float (&c)[64], int tile, uint32_t groups) {
 #pragma unroll
-    for (int g = 0; g < 16; g++) {
-      if (!(groups >> g & 1)) continue;
-      const uint32_t group = tile * 16 + g;
-      lists.template PushIfPositive<0>(c[4 * g], 0, group);
-      lists.template PushIfPositive<0>(c[4 * g + 1], 1, group);
-      lists.template PushIfPositive<1>(c[4 * g + 2], 2, group);
-      lists.template PushIfPositive<1>(c[4 * g + 3], 3, group);
+    for (int g = 0; g < 16; g += 2) {
+      if (groups >> g & 3) lists.PushPositive(c + 4 * g, tile * 16 + g);
     }
+    lists.StartRecords();
   }
 
-  // Floors from this tile's scores alone: maximum - width, then two Newton steps. Scores of rows that had no floor are
-  // over zero, the others' over their floor.
-  __device__ __forceinline__ void RaiseInRegisters(float (&c)[64]) {
-    float raise[2];
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      float most = -INFINITY;
-#pragma unroll
-      for (int j = 0; j < 16; j++)
-        most = fmaxf(most, fmaxf(c[4 * j + 2 * h], c[4 * j + 2 * h + 1]));
-      most = QuadMax(most);
-      const float width = Width(h);
-      float t = most - width;
-      if (row_ready[h]) t = fmaxf(t, 0.0f);
-      const bool quartic = kForm == entmax::Form::kGeneral && rows[8 * h].alpha < 1.5f;
-      const bool steep = kForm == entmax::Form::kGeneral && rows[8 * h].alpha < 1.25f;
-#pragma unroll 1
-      for (int step = 0; step < 2; step++) {
-        entmax::PowerSums sums;
-#pragma unroll
-        for (int j = 0; j < 16; j++) {
-#pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const float z = fmaxf(c[4 * j + 2 * h + e] - t, 0.0f) * inverse_width[h];
-            if constexpr (kForm == entmax::Form::kLinear) {
-              sums.s0 += z;
-              sums.s1 += z > 0;
-            } else {
-              // The norm falls with the exponent, so 2 serves for exponents up to 2 and 4 up to 4.
-              const float cube = quartic ? z * z * z : z;
-              sums.s0 += cube * z;
-              sums.s1 += cube;
-            }
-          }
-        }
-        sums.s0 = QuadSum(sums.s0);
-        sums.s1 = QuadSum(sums.s1);
-        float norm = kForm == entmax::Form::kLinear ? sums.s0 : sqrtf(sums.s0);
-        if (quartic) norm = sqrtf(norm);
-        if (norm > 1 && sums.s1 > 0 && !steep) {
-          t += (norm - 1) * sums.s0 / (norm * sums.s1) * width;
-        }
-      }
-      raise[h] = most > -INFINITY && floor[h] < kDeadFloor ? t : 0.0f;
-      if (floor[h] == kNoFloor && most > -INFINITY) {
-        floor[h] = t;
-        row_ready[h] = true;
-      } else if (row_ready[h]) {
-        floor[h] += raise[h];
-      }
-      const float by = row_ready[h] ? raise[h] : INFINITY;
-#pragma unroll
-      for (int j = 0; j < 16; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) c[4 * j + 2 * h + e] -= by;
-      }
-    }
-    ready = __all_sync(~0u, row_ready[0] && row_ready[1]);
-    if (!biased) SetBias(0);
-    lists.Raise(raise);
-  }
-
-  // From the lists; adds to `raised` by how much.
-  __device__ __forceinline__ void RaiseFloors(float (&raised)[2]) {
-    const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
-    const float shift[2] = {0, 0};
-    float raise[2];
-    lists.NewtonSteps(w, inverse_width, shift, raise);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      raise[h] *= Width(h);
-      floor[h] += raise[h];
-      raised[h] += raise[h];
-    }
-    if (!biased) SetBias(0);
-    lists.Raise(raise);
-    const int room = static_cast<int>(lists.next[1] - lists.next[0]) / Shape::kStep + 1;
-    reserve = min(kCapacity / 3, __reduce_min_sync(~0u, room) / 2);
-    if (block.key_norm > 0) PublishOldestKey();
-  }
-
-  // Keys further back can't reach any floor of the warp: |q| |k| - slope * distance <= floor.
-  __device__ __forceinline__ void PublishOldestKey() {
-    int oldest = INT32_MAX;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      if (floor[h] >= kDeadFloor) continue;
-      const RowConstants row = rows[8 * h];
-      const float reach = (row.query_norm * block.key_norm - floor[h]) / row.slope;
-      // false for NaN and for slope 0
-      const bool bounded =
-          row.slope > 0 && row_ready[h] && reach < static_cast<float>(row.position);
-      oldest = min(oldest,
-                   bounded ? row.position - static_cast<int>(fmaxf(reach, 0.0f) * 1.0001f) - 1 : 0);
-    }
-    oldest = max(__reduce_min_sync(~0u, oldest), 0);
-    if (lane == 0) {
-      *const_cast<volatile int64_t*>(&control.oldest_key[warpgroup * 4 + warp]) =
-          static_cast<int64_t>(block.sequence) << 32 | oldest;
-    }
-  }
-
-  // Uniform in the warpgroup.
-  __device__ __forceinline__ void ChooseDense() {
-    const bool wide = lists.Count(0) + lists.Count(1) > kDenseEntries;
-    const int wide_threads = WarpgroupCount(BarrierId(), wide || overflow);
-    const int overflows = WarpgroupCount(BarrierId(), overflow);
-    if (overflows == 0 && wide_threads <= 64) return;
-    dense = true;
-    idle = true;
-    num_tiles = 0;
-    if ((threadIdx.x & 127) == 0) Stop();
-  }
+  __device__ __forceinline__ void RaiseInRegisters(float (&c)[64]);
+  __device__ __forceinline__ void RaiseFloors(float (&raised)[2]);
+  __device__ __forceinline__ void PublishOldestKey();
+  __device__ __forceinline__ void ChooseDense();
 
   __device__ void Finish();
   __device__ __forceinline__ bool MergeParts();

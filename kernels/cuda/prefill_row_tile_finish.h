@@ -3,13 +3,14 @@
 #ifndef TAUSERVE_KERNELS_CUDA_PREFILL_ROW_TILE_FINISH_H_
 #define TAUSERVE_KERNELS_CUDA_PREFILL_ROW_TILE_FINISH_H_
 
-#include "kernels/cuda/prefill_row_tile.h"
+#include "kernels/cuda/prefill_row_tile_floors.h"
 
 namespace tauserve::cuda {
 
 template <int kDim, int kWarpgroups, entmax::Form kForm>
 __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
   if (idle && !dense) return;
+  lists.Flush();
   if (!dense) dense = WarpgroupCount(BarrierId(), overflow) > 0;
   if (p.args.stats) AddScored();
   if (p.parts > 1 && !MergeParts()) return;
@@ -17,6 +18,8 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
   const Slice slice = p.args.slices[block.slice];
   const int first = block.first_row + warpgroup * kTileRows + warp * 16 + lane / 4;
   const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
+  const float inverse_width[2] = {rows[0].inverse_width, rows[8].inverse_width};
+  float scale[2];
   RowCounts counts[2];
   float shift[2] = {0, 0};
   int iterations = 0;
@@ -40,23 +43,25 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
     counts[h].iterations = iterations;
     // A key alone has all weight, however coarsely its threshold is rounded at a huge score.
     counts[h].residual = support == 1 ? 0.0f : fabsf(sum - 1);
-    inverse_width[h] = 1 / sum;  // of use no more: now the output's scale
+    scale[h] = 1 / sum;
   }
   __syncwarp();
+  float out[2][kDim / 4];
+  GatherValues<kDim, (kDim > 64 ? 1 : 4)>(lists, values, lane, out);
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    float out[kDim / 4];
-    GatherValues<kDim, (kDim > 128 ? 2 : 4)>(lists, h, values, lane, out);
     const int r = first + 8 * h, token = r / p.group;
     if (counts[h].live) {
       const int head = block.kv_head * p.group + r - token * p.group;
-      StoreGathered<kDim>(out, inverse_width[h], lane,
+      StoreGathered<kDim>(out[h], scale[h], lane,
                           p.args.out + (slice.first_row + token) * p.args.out_stride + head * kDim);
     }
   }
   __syncwarp();
   if (p.args.stats) AddBlockStats(counts);
 }
+
+inline constexpr int kMergedTogether = 8;  // candidates of a thread
 
 // Hands this part's candidates over, and, if it is the last of the row tile's, takes all others' in. Whether it is.
 template <int kDim, int kWarpgroups, entmax::Form kForm>
@@ -117,16 +122,26 @@ __device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergePa
     for (int h = 0; h < 2; h++) {
       const int count = __ldcg(&other.count[thread][h]);
       const float lift = __ldcg(&other.floor[thread][h]) - floor[h];
-      for (int e = before; e < before + count; e++) {
-        const uint2 entry = __ldcg(&other.entry[e][thread]);
-        const float z = __uint_as_float(entry.x) + lift;
-        if (!(z > 0)) continue;
-        if (lists.HasRoom(1)) {
-          StoreEntry(lists.next[h], (__float_as_uint(z) & ~kPlaceBits) | (entry.x & kPlaceBits),
-                     entry.y);
-          lists.next[h] += h == 0 ? Shape::kStep : -Shape::kStep;
-        } else {
-          overflow = true;
+      const int longest = __reduce_max_sync(~0u, count);
+#pragma unroll 1
+      for (int e = 0; e < longest; e += kMergedTogether) {
+        uint2 entry[kMergedTogether];  // all on their way before the first is looked at
+#pragma unroll
+        for (int i = 0; i < kMergedTogether; i++) {
+          entry[i] = make_uint2(0, 0);
+          if (e + i < count) entry[i] = __ldcg(&other.entry[before + e + i][thread]);
+        }
+#pragma unroll
+        for (int i = 0; i < kMergedTogether; i++) {
+          const float z = __uint_as_float(entry[i].x) + lift;
+          if (e + i >= count || !(z > 0)) continue;
+          if (lists.HasRoom(1)) {
+            StoreEntry(lists.next[h],
+                       (__float_as_uint(z) & ~kPlaceBits) | (entry[i].x & kPlaceBits), entry[i].y);
+            lists.next[h] += h == 0 ? Shape::kStep : -Shape::kStep;
+          } else {
+            overflow = true;
+          }
         }
       }
       before += count;

@@ -39,7 +39,7 @@ struct SearchShape {
   static constexpr int kThreads = kConsumers + 128;
   static constexpr int kBiasBytes = kSearchKeys * 16 * 2;
   static constexpr int kBitmapBytes = kWarpgroups * kAttendedBits / 8;
-  static constexpr int kControlBytes = 1024 + kRows * 16;  // SearchControl
+  static constexpr int kControlBytes = 1024 + kRows * 20;  // SearchControl
   static constexpr int kSharedLimit = 232448;
   static constexpr int kStep = kConsumers * 8;  // of a candidate list
   static constexpr int kFixedBytes =
@@ -54,6 +54,7 @@ struct RowConstants {
   float alpha;
   float slope;
   float query_norm;
+  float inverse_width;
   int position;
 };
 struct RowTileKeys {

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
         control.keys[warpgroup * 4 + warp],
         control.row + warpgroup * kTileRows + warp * 16 + lane / 4,
         reinterpret_cast<uint32_t*>(bitmaps) + warpgroup * (kAttendedBits / 32),
-        SharedAddress(base),
+        SharedAddress(base) / 16,
         SharedAddress(bias_columns),
         warpgroup,
         warp,

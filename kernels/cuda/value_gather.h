@@ -46,60 +46,72 @@ __device__ __forceinline__ float MakeWeights(Lists& lists, int h, const entmax::
   return QuadSum(sum);
 }
 
-// Adds weight x value over the entries of row `h` in the quad's four lists, in the order of their threads. out[8i + c]
-// is column 32i + 8(lane % 4) + c.
+// Adds weight x value over the entries of both rows in the quad's four lists, in the order of their threads. out[h][8i + c]
+// is row h, column 32i + 8(lane % 4) + c.
 template <int kDim, int kUnroll, typename Lists>
-__device__ __forceinline__ void GatherValues(const Lists& lists, int h, const __nv_bfloat16* values,
-                                             int lane, float (&out)[kDim / 4]) {
-  const int count = lists.Count(h);
-  int counts[4];
+__device__ __forceinline__ void GatherValues(const Lists& lists, const __nv_bfloat16* values,
+                                             int lane, float (&out)[2][kDim / 4]) {
+  int before[2][3], total[2];  // entries of the quad's first threads, and of all
 #pragma unroll
-  for (int o = 0; o < 4; o++) counts[o] = __shfl_sync(~0u, count, (lane & 28) + o);
-  const int total = counts[0] + counts[1] + counts[2] + counts[3];
-  const int longest = __reduce_max_sync(~0u, total);
-  const uint32_t base = (h == 0 ? lists.bottom : lists.Top()) - (lane & 3) * 8;
+  for (int h = 0; h < 2; h++) {
+    const int count = lists.Count(h);
+    total[h] = 0;
 #pragma unroll
-  for (int i = 0; i < kDim / 4; i++) out[i] = 0;
+    for (int o = 0; o < 4; o++) {
+      total[h] += __shfl_sync(~0u, count, (lane & 28) + o);
+      if (o < 3) before[h][o] = total[h];
+    }
+#pragma unroll
+    for (int i = 0; i < kDim / 4; i++) out[h][i] = 0;
+  }
+  const int longest = __reduce_max_sync(~0u, max(total[0], total[1]));
   const __nv_bfloat16* column = values + (lane & 3) * 8;
+#pragma unroll 1
   for (int first = 0; first < longest; first += kUnroll) {
-    float weight[kUnroll];
-    uint4 x[kUnroll][kDim / 32];
+    float weight[2][kUnroll];
+    uint4 x[2][kUnroll][kDim / 32];
 #pragma unroll
-    for (int u = 0; u < kUnroll; u++) {
-      int e = first + u;
-      const bool valid = e < total;
-      uint32_t owner = 0;
+    for (int h = 0; h < 2; h++) {
+      const uint32_t base = (h == 0 ? lists.bottom : lists.Top()) - (lane & 3) * 8;
 #pragma unroll
-      for (int o = 0; o < 3; o++) {
-        if (owner == static_cast<uint32_t>(o) && e >= counts[o]) {
-          e -= counts[o];
-          owner = o + 1;
+      for (int u = 0; u < kUnroll; u++) {
+        const int e = first + u;
+        const bool valid = e < total[h];
+        int owner = 0, skipped = 0;
+#pragma unroll
+        for (int o = 0; o < 3; o++) {
+          if (e >= before[h][o]) {
+            owner = o + 1;
+            skipped = before[h][o];
+          }
         }
-      }
-      weight[u] = 0;
+        weight[h][u] = 0;
 #pragma unroll
-      for (int i = 0; i < kDim / 32; i++) x[u][i] = make_uint4(0, 0, 0, 0);
-      if (valid) {
-        const uint32_t at = base + owner * 8;
-        const uint2 entry =
-            LoadEntry(h == 0 ? at + e * Lists::kEntryStep : at - e * Lists::kEntryStep);
-        weight[u] = __uint_as_float(entry.x);
-        const __nv_bfloat16* from = column + static_cast<size_t>(entry.y) * kDim;
+        for (int i = 0; i < kDim / 32; i++) x[h][u][i] = make_uint4(0, 0, 0, 0);
+        if (valid) {
+          const int offset = (e - skipped) * Lists::kEntryStep;
+          const uint2 entry = LoadEntry(base + owner * 8 + (h == 0 ? offset : -offset));
+          weight[h][u] = __uint_as_float(entry.x);
+          const __nv_bfloat16* from = column + static_cast<size_t>(entry.y) * kDim;
 #pragma unroll
-        for (int i = 0; i < kDim / 32; i++) {
-          x[u][i] = __ldg(reinterpret_cast<const uint4*>(from + i * 32));
+          for (int i = 0; i < kDim / 32; i++) {
+            x[h][u][i] = __ldg(reinterpret_cast<const uint4*>(from + i * 32));
+          }
         }
       }
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; u++) {
+    for (int h = 0; h < 2; h++) {
 #pragma unroll
-      for (int i = 0; i < kDim / 32; i++) {
-        const uint32_t pair[4] = {x[u][i].x, x[u][i].y, x[u][i].z, x[u][i].w};
+      for (int u = 0; u < kUnroll; u++) {
 #pragma unroll
-        for (int c = 0; c < 4; c++) {
-          out[8 * i + 2 * c] += weight[u] * __uint_as_float(pair[c] << 16);
-          out[8 * i + 2 * c + 1] += weight[u] * __uint_as_float(pair[c] & 0xffff0000u);
+        for (int i = 0; i < kDim / 32; i++) {
+          const uint32_t pair[4] = {x[h][u][i].x, x[h][u][i].y, x[h][u][i].z, x[h][u][i].w};
+#pragma unroll
+          for (int c = 0; c < 4; c++) {
+            out[h][8 * i + 2 * c] += weight[h][u] * __uint_as_float(pair[c] << 16);
+            out[h][8 * i + 2 * c + 1] += weight[h][u] * __uint_as_float(pair[c] & 0xffff0000u);
+          }
         }
       }
     }
