@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 
+import grpc
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 
@@ -48,11 +50,19 @@ def snapshot(server):
             "tokens": metrics.sum("generation_tokens_total"), "client": time.process_time()}
 
 
+def read(call):
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.CANCELLED, error
+
+
 def measure(server, streams, tokens):
     calls = [stream(server, long_generation(max_new_tokens=tokens)) for _ in range(streams)]
     for call in calls:
         read_until(call, "delta")
-    threads = [threading.Thread(target=lambda call=call: [None for _ in call]) for call in calls]
+    threads = [threading.Thread(target=read, args=(call,)) for call in calls]
     before = snapshot(server)
     for thread in threads:
         thread.start()
