@@ -87,7 +87,7 @@ def long_prefill(server, streams):
     alone = percentile([gap for reader in readers for gap in reader.gaps()], 0.99)
     text = cases("64k")[0]["prompt"]
     begin = time.monotonic()
-    prompt = stream(server, generation(text, max_new_tokens=4, bypass_prefix_cache=True), timeout=HOUR)
+    prompt = stream(server, generation(text, max_new_tokens=4, cache={"bypass_prefix_cache": True}), timeout=HOUR)
     read_until(prompt, "prefill_progress")
     firsts = []
     for number in range(5):

@@ -25,7 +25,7 @@ from requests_made import generation, stream, tokens_of
 from server_process import PATIENCE, Server, wait_until
 
 SANITIZED = bool(os.environ.get("TAUSERVE_SANITIZER"))
-SECONDS = float(os.environ.get("TAUSERVE_LOAD_SECONDS", 4))
+SECONDS = float(os.environ.get("TAUSERVE_LOAD_SECONDS", 3))
 LONGEST = int(os.environ.get("TAUSERVE_LOAD_LONGEST", 400 if SANITIZED else 6400))
 STREAMS = int(os.environ.get("TAUSERVE_LOAD_STREAMS", 64))
 ROUNDS = 3

@@ -1,4 +1,4 @@
-"""Seeds for the fuzz targets, one folder for each: make_corpus.py FOLDER. Small ones that are right, made from the embedded
+"""Seeds for the fuzz targets, a folder for each: make_corpus.py FOLDER. Small ones that are right, made from the embedded
 model's files and the chat templates of the tests, so that what is wrong with an input is what the fuzzer did to it."""
 
 import json
@@ -80,10 +80,10 @@ def tokenizers():
 def chats():
     for number, text in enumerate(["Once upon a time, it's 3 o'clock.\n\n", "<|bos|><|im_end|> <|eot_id|>[INST]",
                                    "e\u0301\u4e2d\U0001f600\u00a0\t\r\n", "<think>\nwell\n</think>\n\nyes"]):
-        yield bytes([number * 23 % 64]) + text.encode()
+        yield bytes([number * 23 % 64, number]) + text.encode()
     for value in vars(templates).values():
         if isinstance(value, str) and "{%" in value:
-            yield b"\x11" + value.encode()
+            yield b"\x11\x05" + value.encode()
 
 
 def requests():
