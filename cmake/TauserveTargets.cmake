@@ -11,6 +11,9 @@ target_include_directories(tauserve_options INTERFACE ${PROJECT_SOURCE_DIR})
 # -Wno-restrict: g++ 12 sees overlaps in std::string that can't be (its bug 105651).
 target_compile_options(tauserve_options INTERFACE -Wall -Wextra -Werror -Wno-sign-compare
                        $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+if(TAUSERVE_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 if(TAUSERVE_SANITIZER)
   add_compile_options(-fsanitize=${TAUSERVE_SANITIZER} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)

@@ -68,6 +68,9 @@ class Backend {
   virtual int64_t AvailableMemory() const = 0;
   // The first error of the device.
   virtual absl::Status status() const { return absl::OkStatus(); }
+  // A number that changes while operations get on, within long ones too; any thread may look at it while a step runs.
+  // nullopt: the device does not tell before Synchronize returns.
+  virtual std::optional<uint64_t> progress() const { return std::nullopt; }
 
   // --- Set-up. Where memory is short the objects have none, and status() says how much was needed.
   virtual std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) = 0;

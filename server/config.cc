@@ -62,8 +62,14 @@ ABSL_FLAG(absl::Duration, max_connection_age_grace, absl::Minutes(10),
           "how long calls of such a connection may go on");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warning, error or off");
 ABSL_FLAG(bool, log_prompts, false, "show prompts in the log, at --log_level=debug");
+ABSL_FLAG(absl::Duration, withdrawal_window, absl::ZeroDuration(),
+          "how long new requests are still taken after SIGTERM, while health already says "
+          "NOT_SERVING: as long as load balancers need to notice");
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
-          "how long requests in flight may go on after SIGTERM");
+          "how long requests in flight may go on after SIGTERM and the withdrawal window");
+ABSL_FLAG(
+    absl::Duration, stuck_after, absl::Seconds(8),
+    "an engine that has not moved for so long is stuck: health is NOT_SERVING until it moves");
 
 namespace tauserve {
 namespace {
@@ -95,7 +101,9 @@ constexpr const char* kNames[] = {"model",
                                   "max_connection_age_grace",
                                   "log_level",
                                   "log_prompts",
-                                  "drain_timeout"};
+                                  "withdrawal_window",
+                                  "drain_timeout",
+                                  "stuck_after"};
 
 template <typename... Args>
 absl::Status Invalid(const Args&... args) {
@@ -238,7 +246,8 @@ absl::Status Check(const ServerConfig& c) {
         CheckRange("max_concurrent_streams", c.max_concurrent_streams, 1, 1 << 20),
         CheckNotBelow("max_connection_age", c.max_connection_age, absl::Seconds(1)),
         CheckNotBelow("max_connection_age_grace", c.max_connection_age_grace, absl::ZeroDuration()),
-        CheckTls(c), CheckRange("threads", c.threads, 0, 1024)}) {
+        CheckNotBelow("stuck_after", c.stuck_after, absl::Milliseconds(100)), CheckTls(c),
+        CheckRange("threads", c.threads, 0, 1024)}) {
     if (!s.ok()) return s;
   }
   if (c.device != "auto" && c.device != "cpu" && c.device != "cuda") {
@@ -248,7 +257,8 @@ absl::Status Check(const ServerConfig& c) {
     return Invalid("--chat_template is '", c.chat_template, "': choose auto, ",
                    ChatTemplateNames());
   }
-  for (const auto& [name, value] : {std::pair("drain_timeout", c.drain_timeout),
+  for (const auto& [name, value] : {std::pair("withdrawal_window", c.withdrawal_window),
+                                    std::pair("drain_timeout", c.drain_timeout),
                                     std::pair("target_step_time", c.target_step_time)}) {
     if (value < absl::ZeroDuration()) {
       return Invalid("--", name, " is ", absl::FormatDuration(value), ", must not be negative");
@@ -292,7 +302,9 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.max_connection_age_grace = absl::GetFlag(FLAGS_max_connection_age_grace);
   c.log_prompts = absl::GetFlag(FLAGS_log_prompts);
   c.log_level = absl::GetFlag(FLAGS_log_level);
+  c.withdrawal_window = absl::GetFlag(FLAGS_withdrawal_window);
   c.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
+  c.stuck_after = absl::GetFlag(FLAGS_stuck_after);
   absl::StatusOr<std::optional<DataType>> type = ReadType("dtype", absl::GetFlag(FLAGS_dtype));
   if (!type.ok()) return type.status();
   c.compute_type = *type;

@@ -41,7 +41,9 @@ struct ServerConfig {
   absl::Duration max_connection_age_grace;
   std::string log_level;
   bool log_prompts = false;
+  absl::Duration withdrawal_window;
   absl::Duration drain_timeout;
+  absl::Duration stuck_after;
 };
 
 // Parses the command line (which wins) and the file that --config names. InvalidArgument with flag, or file and key,

@@ -1,5 +1,7 @@
-// tauserve: flags -> config -> build bottom-up -> serve -> drain on SIGTERM or SIGINT. A second signal ends it at once.
+// tauserve: flags -> config -> build bottom-up -> serve. On SIGTERM or SIGINT it says NOT_SERVING, still takes requests for
+// the withdrawal window, then none, lets those in flight end, and exits. A second signal ends it at once.
 #include <algorithm>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -41,12 +43,6 @@ std::string MakeInstanceId() {
   return absl::StrFormat("%08x%08x", device(), device());
 }
 
-// Why the server ends: a signal, or the device's failure.
-struct StopReason {
-  int signal = 0;
-  absl::Status failure;
-};
-
 // SIGTERM and SIGINT, which all threads block, are taken by one that waits for them. It lives as long as the process, so
 // what it touches is its own.
 class StopSignal {
@@ -57,26 +53,49 @@ class StopSignal {
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::thread([signals, first = first_]() mutable {
+    std::thread([signals, why = why_]() mutable {
       int signal = 0;
       sigwait(&signals, &signal);
-      first->Set({signal, absl::OkStatus()});
+      {
+        std::lock_guard<std::mutex> lock(why->mutex);
+        why->signal = signal;
+        why->changed.notify_all();
+      }
       sigwait(&signals, &signal);
       std::_Exit(128 + signal);
     }).detach();
   }
-  void Fail(const absl::Status& failure) { first_->Set({0, failure}); }
-  StopReason Wait() { return first_->promise.get_future().get(); }
+  // The device failed.
+  void Fail(const absl::Status& failure) {
+    std::lock_guard<std::mutex> lock(why_->mutex);
+    why_->failure = failure;
+    why_->changed.notify_all();
+  }
+  // Waits for either; the signal, or 0.
+  int Wait() {
+    std::unique_lock<std::mutex> lock(why_->mutex);
+    why_->changed.wait(lock, [this] { return why_->signal != 0 || !why_->failure.ok(); });
+    return why_->signal;
+  }
+  // Lets `window` pass, unless the device fails.
+  void WaitForFailure(absl::Duration window) {
+    std::unique_lock<std::mutex> lock(why_->mutex);
+    why_->changed.wait_for(lock, absl::ToChronoNanoseconds(std::min(window, absl::Hours(24 * 365))),
+                           [this] { return !why_->failure.ok(); });
+  }
+  absl::Status failure() const {
+    std::lock_guard<std::mutex> lock(why_->mutex);
+    return why_->failure;
+  }
 
  private:
-  struct First {
-    void Set(StopReason reason) {
-      std::call_once(once, [&] { promise.set_value(std::move(reason)); });
-    }
-    std::once_flag once;
-    std::promise<StopReason> promise;
+  struct Why {
+    std::mutex mutex;
+    std::condition_variable changed;
+    int signal = 0;
+    absl::Status failure;
   };
-  std::shared_ptr<First> first_ = std::make_shared<First>();
+  std::shared_ptr<Why> why_ = std::make_shared<Why>();
 };
 
 // What a server is made of, in order of construction; destroyed in the opposite order.
@@ -239,6 +258,7 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   rpc.max_connection_age = config.max_connection_age;
   rpc.max_connection_age_grace = config.max_connection_age_grace;
   rpc.security = s.security;
+  rpc.stuck_after = config.stuck_after;
   ServerInfo server_info{kVersion,
                          kCommit,
                          MakeInstanceId(),
@@ -265,6 +285,44 @@ int Fail(const absl::Status& status, int code) {
 constexpr int kCannotStart = 1;
 constexpr int kBadFlags = 2;
 constexpr int kDeviceFailed = 3;
+constexpr int kEngineStuck = 4;
+
+// Returns how many requests it aborted. Nothing ends in an engine that is stuck: then the process does, when its time is
+// over.
+int32_t Drain(RpcServer& rpc, absl::Duration timeout) {
+  const absl::Time end = absl::Now() + timeout;
+  std::future<int32_t> aborted =
+      std::async(std::launch::async, [&rpc, timeout] { return rpc.Drain(timeout); });
+  while (aborted.wait_for(std::chrono::milliseconds(100)) != std::future_status::ready) {
+    if (absl::Now() < end || !rpc.stuck()) continue;
+    LogError("stop", {{"message", "the engine is stuck: what runs is not waited for"}});
+    std::_Exit(kEngineStuck);
+  }
+  return aborted.get();
+}
+
+// From the signal, or the device's failure, to the exit code.
+int Stop(const ServerConfig& config, StopSignal& stop, int signal, Server& server) {
+  server.rpc->SetReady(false);
+  if (stop.failure().ok()) {
+    LogInfo("withdrawal", {{"signal", signal},
+                           {"window_seconds", absl::ToDoubleSeconds(config.withdrawal_window)}});
+    stop.WaitForFailure(config.withdrawal_window);
+  }
+  if (const absl::Status failure = stop.failure(); !failure.ok()) {
+    server.rpc->SetFailed();
+    LogError("device_failure", {{"message", std::string(failure.message())}});
+  }
+  LogInfo("drain", {{"timeout_seconds", absl::ToDoubleSeconds(config.drain_timeout)}});
+  const int32_t aborted = Drain(*server.rpc, config.drain_timeout);
+  // Both may wait up to two seconds for idle connections.
+  std::thread metrics([&server] { server.metrics_server.reset(); });
+  server.rpc->Shutdown(absl::Seconds(2));
+  metrics.join();
+  server.engine->Shutdown();
+  LogInfo("stop", {{"aborted_requests", aborted}});
+  return stop.failure().ok() ? 0 : kDeviceFailed;
+}
 
 int Main(int argc, char** argv) {
   const absl::Time start = absl::Now();
@@ -302,21 +360,7 @@ int Main(int argc, char** argv) {
   std::printf("%s\n", serving.dump().c_str());
   std::fflush(stdout);
 
-  const StopReason reason = stop.Wait();
-  if (!reason.failure.ok()) {
-    server.rpc->SetFailed();
-    LogError("device_failure", {{"message", std::string(reason.failure.message())}});
-  }
-  LogInfo("drain", {{"signal", reason.signal},
-                    {"timeout_seconds", absl::ToDoubleSeconds(config->drain_timeout)}});
-  const int32_t aborted = server.rpc->Drain(config->drain_timeout);
-  // Both may wait up to two seconds for idle connections.
-  std::thread metrics([&server] { server.metrics_server.reset(); });
-  server.rpc->Shutdown(absl::Seconds(2));
-  metrics.join();
-  server.engine->Shutdown();
-  LogInfo("stop", {{"aborted_requests", aborted}});
-  return reason.failure.ok() ? 0 : kDeviceFailed;
+  return Stop(*config, stop, stop.Wait(), server);
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The test command: set-up, release build with warnings as errors, formatting, all tests; all but the longest also under
-# the address and undefined sanitizers, and what has threads under the thread sanitizer.
-#   tests/run.sh [release|asan|tsan ...]: only these parts.
+# the address and undefined sanitizers, what has threads under the thread sanitizer, and what reads strangers' bytes under a
+# fuzzer for a few seconds (tests/fuzz).
+#   tests/run.sh [release|asan|tsan|fuzz ...]: only these parts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 parts=("$@")
-if ((${#parts[@]} == 0)); then parts=(asan tsan release); fi
+if ((${#parts[@]} == 0)); then parts=(asan tsan fuzz release); fi
 
 ./deploy/setup.sh
 
@@ -42,10 +43,15 @@ for part in "${parts[@]}"; do
       echo "== test tsan"
       TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ignore_noninstrumented_modules=1" \
         ctest --preset tsan --label-exclude long \
-          --tests-regex '^(thread_pool|attention|engine|engine_stress|admission|rpc_.*|security_.*|observability_.*|e2e_.*)_test$'
+          --tests-regex '^(thread_pool|attention|engine|engine_faults|engine_stress|admission|rpc_.*|security_.*|observability_.*|e2e_.*)_test$'
+      ;;
+    fuzz)
+      build fuzz
+      echo "== test fuzz"
+      UBSAN_OPTIONS=print_stacktrace=1 ctest --preset fuzz --parallel 2
       ;;
     *)
-      echo "usage: tests/run.sh [release|asan|tsan ...]" >&2
+      echo "usage: tests/run.sh [release|asan|tsan|fuzz ...]" >&2
       exit 2
       ;;
   esac

@@ -75,6 +75,7 @@ class CpuBackend : public Backend {
     return KvCache::BytesPerPage(spec, kv_type_, kernels_.uses_shadow);
   }
   int64_t AvailableMemory() const override { return AvailableHostMemory(); }
+  std::optional<uint64_t> progress() const override { return pool_.progress(); }
 
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
     return std::make_unique<HostBuffer>(bytes);

@@ -1,6 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <omp.h>
+#include <pthread.h>
 
 #include "kernels/check.h"
 
@@ -68,6 +69,7 @@ void ThreadPool::TakeIndices(int worker) {
 }
 
 void ThreadPool::WorkerMain(int worker) {
+  pthread_setname_np(pthread_self(), "tau-kernels");  // for who looks at the process
   UseOneLibraryThread();
   uint64_t seen = 0;
   while (true) {

@@ -20,6 +20,11 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // Changes with every index that is taken. Any thread may look whether the loops get on.
+  uint64_t progress() const {
+    return alone_.load(std::memory_order_relaxed) + published_.load(std::memory_order_relaxed) +
+           static_cast<uint64_t>(next_.load(std::memory_order_relaxed));
+  }
 
   // Calls task(index, worker) for every index in [0, count), workers in [0, threads()), each index once, taken in
   // ascending order by whoever is free: put the costly ones first. Returns when all are done.
@@ -27,7 +32,10 @@ class ThreadPool {
   void ParallelFor(int64_t count, const Task& task) {
     UseOneLibraryThread();
     if (count <= 1 || workers_.empty()) {
-      for (int64_t i = 0; i < count; i++) task(i, 0);
+      for (int64_t i = 0; i < count; i++) {
+        alone_.store(alone_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+        task(i, 0);
+      }
       return;
     }
     Run(count, &task, [](const void* t, int64_t index, int worker) {
@@ -57,6 +65,8 @@ class ThreadPool {
   Call call_ = nullptr;
   int64_t count_ = 0;
   std::atomic<int64_t> next_{0};
+  std::atomic<uint64_t> alone_{
+      0};  // indices that the caller ran without workers; written by it only
 
   // Lets workers and caller spin briefly before they sleep: steps follow each other within microseconds.
   std::atomic<uint64_t> published_{0};

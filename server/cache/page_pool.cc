@@ -38,6 +38,12 @@ void PagePool::Keep(PageId id) {
   pages_[id].kept = true;
 }
 
+void PagePool::Forget(PageId id) {
+  TAUSERVE_CHECK(id >= 0 && id < num_pages() && pages_[id].references > 0,
+                 "forgetting a free page");
+  Drop(id);
+}
+
 int32_t PagePool::DropKept() {
   int32_t dropped = 0;
   for (PageId id = pages_[sentinel()].next; id != sentinel(); id = pages_[id].next) {

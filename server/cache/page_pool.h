@@ -57,6 +57,8 @@ class PagePool {
   PageRef Share(PageId id);
   // Marks a page in use as kept once it is free. `on_drop` is told when its content is given up.
   void Keep(PageId id);
+  // Gives up what a page in use would keep.
+  void Forget(PageId id);
   // Gives up what free pages keep; returns how many.
   int32_t DropKept();
   void set_on_drop(std::function<void(PageId)> on_drop) { on_drop_ = std::move(on_drop); }

@@ -22,6 +22,7 @@ std::vector<std::string> Engine::Abort(absl::Span<const std::string> request_ids
 int32_t Engine::Drain(absl::Duration timeout) { return loop_->Drain(timeout); }
 int64_t Engine::ClearPrefixCache() { return loop_->ClearPrefixCache(); }
 EngineLoad Engine::load() const { return loop_->load(); }
+EnginePulse Engine::pulse() const { return loop_->pulse(); }
 absl::Duration Engine::RetryDelay() const { return loop_->RetryDelay(); }
 void Engine::Shutdown() { loop_->Shutdown(); }
 

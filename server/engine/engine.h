@@ -44,6 +44,14 @@ struct EngineLoad {
   bool draining = false;
 };
 
+// What shows from outside whether the engine's thread gets on.
+struct EnginePulse {
+  bool idle = true;  // it sleeps until there is something to do
+  // Changes with every turn of the loop and, where the model tells (LanguageModel::progress), while a step gets on.
+  uint64_t beats = 0;
+  absl::Duration longest_quiet_step;  // so far, where the model does not tell; else zero
+};
+
 class Engine {
  public:
   // `model`, `tokenizer` and `metrics` must outlive the engine.
@@ -70,6 +78,7 @@ class Engine {
   // Drops cached prefixes that no request uses; returns the pages freed.
   int64_t ClearPrefixCache();
   EngineLoad load() const;
+  EnginePulse pulse() const;  // takes no lock
   // How long a queued request may wait until there is room, from the service rate of the last requests; for RetryInfo.
   absl::Duration RetryDelay() const;
   // Drain with no time, then end the thread. Idempotent.

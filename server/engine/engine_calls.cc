@@ -2,6 +2,7 @@
 // ClearPrefixCache wait, by their nature).
 #include <algorithm>
 #include <future>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -119,6 +120,15 @@ EngineLoad Engine::Loop::load() const {
   load.waiting_prompt_tokens += inbox_prompt_tokens_;
   load.draining = draining_;
   return load;
+}
+
+EnginePulse Engine::Loop::pulse() const {
+  const std::optional<uint64_t> progress = model_->progress();
+  EnginePulse pulse;
+  pulse.idle = asleep_;
+  pulse.beats = turns_ + progress.value_or(0);
+  if (!progress) pulse.longest_quiet_step = absl::Nanoseconds(longest_step_ns_.load());
+  return pulse;
 }
 
 absl::Duration Engine::Loop::RetryDelay() const {

@@ -1,11 +1,12 @@
 #include "server/engine/engine_loop.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "server/sampling/choose_token.h"
 
 namespace tauserve {
 
@@ -21,7 +22,8 @@ Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tok
       scheduler_({options.max_batched_tokens, options.max_running_requests}, &pool_,
                  index_ ? &*index_ : nullptr),
       step_budget_(options.max_batched_tokens, options.target_step_time),
-      sampler_(model->info().vocab_size) {
+      sampler_(model->info().vocab_size),
+      clock_(metrics) {
   PublishLoad();
   thread_ = std::thread([this] { Main(); });
 }
@@ -29,23 +31,32 @@ Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tok
 Engine::Loop::~Loop() { Shutdown(); }
 
 void Engine::Loop::Main() {
+  pthread_setname_np(pthread_self(), "tau-engine");  // for who looks at the process
   Inbox inbox;
   while (WaitForWork(inbox)) {
+    clock_.Enter(EnginePhase::kSchedule);
     Apply(inbox);
     inbox = Inbox();
     EndExpired();
     if (!active_.empty() && failure_.ok()) RunStep();
     if (!failure_.ok()) EndFailed();
+    clock_.Enter(EnginePhase::kAccount);
     MeasureService();
     PublishLoad();
+    clock_.Enter(EnginePhase::kWait);
+    clock_.Report();
   }
+  asleep_ = true;
 }
 
 // False when the engine is to stop; nothing is in flight then.
 bool Engine::Loop::WaitForWork(Inbox& inbox) {
   std::unique_lock<std::mutex> lock(mutex_);
   // A request in flight is running or will be admitted by the next step: only an empty engine sleeps.
+  asleep_ = true;
   wake_.wait(lock, [this] { return stop_ || !inbox_.empty() || !active_.empty(); });
+  asleep_ = false;
+  turns_++;
   std::swap(inbox, inbox_);
   // Until they are published again, what has been taken still counts as waiting.
   load_.waiting_requests += static_cast<int32_t>(inbox.submitted.size());
@@ -106,19 +117,24 @@ void Engine::Loop::RunStep() {
   for (Sequence* s : step.admitted) Started(*by_sequence_.at(s), start);
   PublishLoad();
   const StepInput input = step_inputs_.Build(step.entries);
+  clock_.Enter(EnginePhase::kModel);
   const absl::StatusOr<StepOutput> ran = model_->Run(input);
+  clock_.Enter(EnginePhase::kAccount);
   if (!ran.ok()) return Fail(ran.status());
   const StepOutput& output = *ran;
   const absl::Time now = absl::Now();
   last_step_ = now;
+  longest_step_ns_ = std::max(longest_step_ns_.load(), absl::ToInt64Nanoseconds(now - start));
   CountStep(step, output, now - start);
 
+  clock_.Enter(EnginePhase::kSchedule);
   scheduler_.Commit();
   int64_t row = 0;
   for (const Scheduler::Entry& entry : step.entries) {
     ActiveRequest& a = *by_sequence_.at(entry.sequence);
     // Not when a preempted one computes anew what its client has seen.
     if (entry.sequence->new_tokens() == 0) {
+      clock_.Enter(EnginePhase::kDeliver);
       a.request->sink->OnPrefillProgress(entry.sequence->computed(),
                                          entry.sequence->prompt_tokens());
     }
@@ -174,8 +190,10 @@ void Engine::Loop::CountStep(const Scheduler::Step& step, const StepOutput& outp
   metrics_->StepDone(counted);
 }
 
-absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
-                                int64_t logit_row, absl::Time now) {
+absl::StatusOr<std::optional<ChosenToken>> Engine::Loop::Choose(ActiveRequest& a,
+                                                                const StepInput& step,
+                                                                const StepOutput& output,
+                                                                int64_t logit_row) {
   const Request& request = *a.request;
   const int64_t vocab = model_->info().vocab_size;
   SampleInput input;
@@ -189,20 +207,32 @@ absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const S
   if (a.sequence.new_tokens() < request.stopping.min_new_tokens) {
     input.forbidden = a.output.stop_tokens();
   }
+  clock_.Enter(EnginePhase::kSample);
   auto chosen = ChooseToken(sampler_, request.sampling, request.output, input);
   if (chosen.ok() && !*chosen) {
+    clock_.Enter(EnginePhase::kModel);
     const absl::StatusOr<absl::Span<const float>> row = model_->WholeRow(logit_row);
     if (!row.ok()) return row.status();
+    clock_.Enter(EnginePhase::kSample);
     input.logits = *row;
     chosen = ChooseToken(sampler_, request.sampling, request.output, input);
   }
-  if (!chosen.ok()) {
-    End(a,
-        absl::InternalError(absl::StrCat("request ", request.id, ": ", chosen.status().message())),
-        std::nullopt);
-    return absl::OkStatus();
-  }
+  if (chosen.ok()) return chosen;
+  metrics_->NonFiniteLogits();
+  scheduler_.Distrust(&a.sequence);
+  End(a, absl::InternalError(absl::StrCat("request ", request.id, ": ", chosen.status().message())),
+      std::nullopt);
+  return std::nullopt;
+}
+
+absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
+                                int64_t logit_row, absl::Time now) {
+  const Request& request = *a.request;
+  auto chosen = Choose(a, step, output, logit_row);
+  if (!chosen.ok()) return chosen.status();
+  if (!*chosen) return absl::OkStatus();
   auto& [token, logprob] = **chosen;
+  clock_.Enter(EnginePhase::kAccount);
   a.sequence.Append(token);
   metrics_->GenerationTokens(1);
   if (!a.first_token) {
@@ -213,9 +243,11 @@ absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const S
     metrics_->InterTokenLatency(now - a.last_token);
   }
   a.last_token = now;
+  clock_.Enter(EnginePhase::kDetokenize);
   Delta delta;
   const std::optional<FinishReason> reason = a.output.Append(
       token, a.sequence.new_tokens(), a.sequence.num_tokens(), std::move(logprob), delta);
+  clock_.Enter(EnginePhase::kDeliver);
   request.sink->OnDelta(std::move(delta));
   if (reason) Finish(a, *reason);
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 #ifndef TAUSERVE_SERVER_ENGINE_ENGINE_LOOP_H_
 #define TAUSERVE_SERVER_ENGINE_ENGINE_LOOP_H_
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -15,7 +16,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "server/engine/active_request.h"
 #include "server/engine/engine.h"
+#include "server/engine/phase_clock.h"
 #include "server/engine/step_inputs.h"
+#include "server/sampling/choose_token.h"
 #include "server/sampling/sampler.h"
 #include "server/scheduler/scheduler.h"
 #include "server/scheduler/step_budget.h"
@@ -34,6 +37,7 @@ class Engine::Loop {
   int32_t Drain(absl::Duration timeout);
   int64_t ClearPrefixCache();
   EngineLoad load() const;
+  EnginePulse pulse() const;
   absl::Duration RetryDelay() const;
   void Shutdown();
 
@@ -60,9 +64,12 @@ class Engine::Loop {
   void EndFailed();
   void Started(ActiveRequest& a, absl::Time now);
   void CountStep(const Scheduler::Step& step, const StepOutput& output, absl::Duration duration);
-  // Chooses the next token from a logit row of the step. An error is the model's.
+  // Chooses the next token from a logit row of the step and tells the request's sink. An error is the model's.
   absl::Status Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
                     int64_t logit_row, absl::Time now);
+  // nullopt: the row gives none, and the request has ended.
+  absl::StatusOr<std::optional<ChosenToken>> Choose(ActiveRequest& a, const StepInput& step,
+                                                    const StepOutput& output, int64_t logit_row);
   void Finish(ActiveRequest& a, FinishReason reason);
   // Frees all that the request holds, then tells its sink.
   void End(ActiveRequest& a, absl::Status status, std::optional<FinishReason> reason);
@@ -82,6 +89,7 @@ class Engine::Loop {
   StepBudget step_budget_;
   Sampler sampler_;
   StepInputs step_inputs_;
+  PhaseClock clock_;
   absl::flat_hash_map<std::string, std::unique_ptr<ActiveRequest>> active_;
   absl::flat_hash_map<const Sequence*, ActiveRequest*> by_sequence_;
   absl::Time last_step_ = absl::InfinitePast();
@@ -101,6 +109,11 @@ class Engine::Loop {
   bool draining_ = false;
   absl::Status failure_;  // of the model; written by the engine's thread only
   bool stop_ = false;
+
+  // For whoever watches; written by the engine's thread only.
+  std::atomic<bool> asleep_{true};
+  std::atomic<uint64_t> turns_{0};  // of Main's loop
+  std::atomic<int64_t> longest_step_ns_{0};
 
   std::mutex join_mutex_;  // Shutdown may be called by several threads
   std::thread thread_;

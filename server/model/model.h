@@ -4,6 +4,7 @@
 #define TAUSERVE_SERVER_MODEL_MODEL_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,8 @@ class LanguageModel {
   // The whole of one of the last Run's logit rows, [vocab_size]; valid until the next Run. Slow: for rows that were not
   // wanted whole, where their top_logits turn out not to suffice. Errors as Run's.
   virtual absl::StatusOr<absl::Span<const float>> WholeRow(int64_t logit_row) = 0;
+  // Backend::progress: changes while a Run gets on. Any thread may call it at any time.
+  virtual std::optional<uint64_t> progress() const { return std::nullopt; }
 };
 
 }  // namespace tauserve

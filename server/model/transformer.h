@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,7 @@ class Transformer : public LanguageModel {
   int32_t num_pages() const override { return num_pages_; }
   absl::StatusOr<StepOutput> Run(const StepInput& input) override;
   absl::StatusOr<absl::Span<const float>> WholeRow(int64_t logit_row) override;
+  std::optional<uint64_t> progress() const override { return backend_->progress(); }
 
  private:
   // Activations of up to max_batched_tokens rows.

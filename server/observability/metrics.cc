@@ -6,6 +6,7 @@
 #include <prometheus/registry.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "server/observability/load_gauges.h"
@@ -84,6 +85,15 @@ struct Metrics::Families {
     return {&family.Add(With({{"phase", "prefill"}}), buckets),
             &family.Add(With({{"phase", "decode"}}), buckets)};
   }
+  std::array<Counter*, kEnginePhases> EnginePhaseCounters(const char* name, const char* help) {
+    auto& family = Counters(name, help);
+    std::array<Counter*, kEnginePhases> counters;
+    constexpr const char* kNames[] = {"wait",       "schedule", "model",  "sample",
+                                      "detokenize", "deliver",  "account"};
+    static_assert(std::size(kNames) == kEnginePhases);
+    for (int p = 0; p < kEnginePhases; p++) counters[p] = &family.Add(With({{"phase", kNames[p]}}));
+    return counters;
+  }
 
   std::shared_ptr<prometheus::Registry> registry;
   Labels base;
@@ -127,6 +137,13 @@ struct Metrics::Families {
   Histogram* decode_step = &step_family.Add(With({{"kind", "decode"}}), TokenSecondsBuckets());
   Histogram* mixed_step = &step_family.Add(With({{"kind", "mixed"}}), TokenSecondsBuckets());
   Counter* steps = OneCounter("tauserve_engine_steps_total", "Engine steps.");
+  std::array<Counter*, kEnginePhases> engine_seconds =
+      EnginePhaseCounters("tauserve_engine_seconds_total",
+                          "What the engine's thread spends its time on; their sum is "
+                          "the time since the start.");
+  Counter* nonfinite = OneCounter("tauserve_nonfinite_logits_total",
+                                  "Requests that ended with INTERNAL because a logit was NaN or "
+                                  "infinite, or none was finite.");
 
   prometheus::Family<Gauge>& build =
       Gauges("tauserve_build_info", "Version, commit and device; always 1.");
@@ -281,6 +298,10 @@ void Metrics::InterTokenLatency(absl::Duration d) {
   families_->inter_token->Observe(absl::ToDoubleSeconds(d));
 }
 void Metrics::DecodeTime(absl::Duration d) { families_->decode->Observe(absl::ToDoubleSeconds(d)); }
+void Metrics::NonFiniteLogits() { families_->nonfinite->Increment(); }
+void Metrics::EngineTime(EnginePhase phase, absl::Duration d) {
+  families_->engine_seconds[static_cast<int>(phase)]->Increment(absl::ToDoubleSeconds(d));
+}
 
 void Metrics::RequestEnded(absl::string_view code, absl::string_view finish_reason,
                            absl::Duration total) {

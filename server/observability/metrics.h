@@ -21,6 +21,11 @@ namespace tauserve {
 
 enum class Phase { kPrefill, kDecode };
 
+// What the engine's thread does: nothing, for want of requests; choosing what runs; the model's step; choosing tokens;
+// turning them into text; handing it to the calls, which includes writing it to clients that are ready; and accounts.
+enum class EnginePhase { kWait, kSchedule, kModel, kSample, kDetokenize, kDeliver, kAccount };
+inline constexpr int kEnginePhases = 7;
+
 // Gauges' values at one moment.
 struct LoadSnapshot {
   int64_t requests_running = 0;
@@ -64,6 +69,8 @@ class Metrics {
   void TimeToFirstToken(absl::Duration d);
   void InterTokenLatency(absl::Duration d);
   void DecodeTime(absl::Duration d);
+  void NonFiniteLogits();  // a request ended for its logits
+  void EngineTime(EnginePhase phase, absl::Duration d);
 
   // --- By the RPC layer, exactly once for each generate call, however it ended. `code` is the status's name ("OK");
   // `finish_reason` is NameOf(FinishReason) or "".

@@ -36,8 +36,9 @@ int Silence(const mg_connection*, const char*) { return 1; }
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address,
                                                                     const Metrics& metrics) {
   std::unique_ptr<MetricsServer> server(new MetricsServer(metrics));
-  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "2",
-                           "request_timeout_ms", "10000",         nullptr};
+  // A thread waits for each connection: who connects and says nothing keeps one for two seconds.
+  const char* options[] = {"listening_ports",    address.c_str(), "num_threads", "8",
+                           "request_timeout_ms", "2000",          nullptr};
   mg_callbacks callbacks{};
   callbacks.log_message = Silence;  // it would print
   server->context_ = mg_start(&callbacks, nullptr, options);

@@ -45,6 +45,7 @@ class InferenceServiceImpl : public RawInferenceService {
   const ServingParts parts_;
   WorkerPool workers_;
   WorkerPool bulk_workers_;  // for large messages
+  WorkerPool writers_;       // of streams' messages
 };
 
 }  // namespace tauserve

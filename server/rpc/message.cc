@@ -55,6 +55,7 @@ absl::Status CheckStrings(const UnknownFieldSet& fields, const Descriptor& type,
 }  // namespace
 
 absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message& message) {
+  if (!bytes.Valid()) return absl::CancelledError("the call ended before its message came");
   if (ParseBytes(bytes, message)) return absl::OkStatus();
   // A message without fields of its own parses whatever is well-formed.
   google::protobuf::Empty fields;

@@ -11,6 +11,7 @@
 
 namespace tauserve {
 
+// Cancelled where there are no bytes: the client was gone before its message had come whole.
 // InvalidArgument with the field and the offset for a string that is not UTF-8, and for bytes that are no such message.
 absl::Status Parse(const grpc::ByteBuffer& bytes, google::protobuf::Message& message);
 

@@ -118,6 +118,9 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcOptions& op
     return CannotListen("control_listen", options.control_listen);
   }
   rpc->control_address_ = WithPort(options.control_listen, port);
+  rpc->stall_watch_ =
+      std::make_unique<StallWatch>(parts.engine, options.stuck_after,
+                                   [server = rpc.get()](bool stuck) { server->SetStuck(stuck); });
   return rpc;
 }
 
@@ -125,11 +128,23 @@ RpcServer::~RpcServer() { Shutdown(absl::ZeroDuration()); }
 
 void RpcServer::SetReady(bool ready) {
   std::lock_guard<std::mutex> lock(mutex_);
-  health_->SetServingStatus(v1::InferenceService::service_full_name(), ready);
+  health_->SetServingStatus(v1::InferenceService::service_full_name(), ready && !failed_);
+}
+
+void RpcServer::SetStuck(bool stuck) {
+  stuck_ = stuck;
+  if (stuck) {
+    LogError("engine_stuck", {{"message", "the engine does not move: health is NOT_SERVING"}});
+  } else {
+    LogInfo("engine_moves", {{"message", "the engine was stuck, and is not any more"}});
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  health_->SetServingStatus("", !stuck && !failed_);
 }
 
 void RpcServer::SetFailed() {
   std::lock_guard<std::mutex> lock(mutex_);
+  failed_ = true;
   health_->SetServingStatus(false);  // of all names
 }
 
@@ -139,6 +154,7 @@ int32_t RpcServer::Drain(absl::Duration timeout) {
 }
 
 void RpcServer::Shutdown(absl::Duration timeout) {
+  stall_watch_.reset();
   // Both at once: each takes its whole time while a client keeps an idle connection open.
   std::thread control([this, timeout] {
     if (control_server_ != nullptr) control_server_->Shutdown(In(timeout));

@@ -1,18 +1,20 @@
 // The two gRPC servers of a process: inference and control, each on its own address, both with reflection and
-// grpc.health.v1. Health of "" says that the process lives and its device works; of the inference service's name, that
-// it takes requests.
+// grpc.health.v1. Health of "" says that the process lives, its device works and its engine is not stuck; of the
+// inference service's name, that it takes requests.
 #ifndef TAUSERVE_SERVER_RPC_RPC_SERVER_H_
 #define TAUSERVE_SERVER_RPC_RPC_SERVER_H_
 
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/engine/stall_watch.h"
 #include "server/rpc/control_service.h"
 #include "server/rpc/inference_service.h"
 #include "server/rpc/port_credentials.h"
@@ -30,6 +32,8 @@ struct RpcOptions {
   absl::Duration max_connection_age = absl::InfiniteDuration();
   absl::Duration max_connection_age_grace = absl::Minutes(10);
   RpcSecurity security = {};  // of both ports
+  // An engine that has not moved for so long is stuck (stall_watch.h).
+  absl::Duration stuck_after = absl::Seconds(8);
 };
 
 class RpcServer {
@@ -45,6 +49,8 @@ class RpcServer {
   void SetReady(bool ready);
   // The device failed: health is NOT_SERVING under both names, for good.
   void SetFailed();
+  // The engine does not move now.
+  bool stuck() const { return stuck_; }
   // Not ready from now on; waits for the requests in flight, aborts them after `timeout`. Returns how many.
   int32_t Drain(absl::Duration timeout);
   // Ends both servers; calls that are left get `timeout` to be answered.
@@ -52,6 +58,7 @@ class RpcServer {
 
  private:
   RpcServer(const ServingParts& parts, ServerInfo info);
+  void SetStuck(bool stuck);
 
   Engine* engine_;
   InferenceServiceImpl inference_;
@@ -63,6 +70,9 @@ class RpcServer {
   std::unique_ptr<grpc::Server> control_server_;
   std::string address_;
   std::string control_address_;
+  bool failed_ = false;  // guarded by mutex_
+  std::atomic<bool> stuck_{false};
+  std::unique_ptr<StallWatch> stall_watch_;
 };
 
 }  // namespace tauserve

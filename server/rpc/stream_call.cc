@@ -14,12 +14,13 @@ namespace {
 using Response = v1::GenerateStreamResponse;
 using Reactor = grpc::ServerWriteReactor<grpc::ByteBuffer>;
 
-// Sits between the engine, which fills the outbox, and the reactor, which writes one message at a time.
+// Sits between the engine, which fills the outbox, and the reactor, which writes one message at a time. Writing, system
+// calls included, happens on the writers' threads and gRPC's, never on the engine's.
 class StreamCall : public GenerateCall {
  public:
   StreamCall(const ServingParts& parts, const grpc::CallbackServerContext& context,
-             Reactor* reactor)
-      : GenerateCall(parts, context), reactor_(reactor) {}
+             WorkerPool* writers, Reactor* reactor)
+      : GenerateCall(parts, context), writers_(writers), reactor_(reactor) {}
 
   void WriteDone(bool ok) {
     {
@@ -62,6 +63,19 @@ class StreamCall : public GenerateCall {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       outbox_.Put(std::move(event));
+      // What is being written, or is about to be, is followed by this.
+      if (writing_ || queued_) return;
+      queued_ = true;
+    }
+    auto self = std::static_pointer_cast<StreamCall>(shared_from_this());
+    const absl::Status queued = writers_->Run([self] { self->PumpQueued(); });
+    if (!queued.ok()) PumpQueued();
+  }
+
+  void PumpQueued() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      queued_ = false;
     }
     Pump();
   }
@@ -134,6 +148,7 @@ class StreamCall : public GenerateCall {
     for (const TokenLogprob& logprob : delta.logprobs) *proto.add_logprobs() = ToProto(logprob);
   }
 
+  WorkerPool* const writers_;
   Reactor* const reactor_;
   bool progress_ = true;
 
@@ -144,6 +159,7 @@ class StreamCall : public GenerateCall {
   std::mutex mutex_;  // guards what follows
   Outbox outbox_;
   grpc::Status status_;      // the call's; constant once the Completion is in the outbox
+  bool queued_ = false;      // a writer is going to look
   bool writing_ = false;     // a message is being made or written
   bool broken_ = false;      // writes fail: the client is gone, which OnCancel tells the engine
   bool last_taken_ = false;  // the Completion
@@ -152,8 +168,9 @@ class StreamCall : public GenerateCall {
 
 class StreamReactor : public Reactor {
  public:
-  StreamReactor(const ServingParts& parts, const grpc::CallbackServerContext& context)
-      : call_(std::make_shared<StreamCall>(parts, context, this)) {}
+  StreamReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
+                WorkerPool* writers)
+      : call_(std::make_shared<StreamCall>(parts, context, writers, this)) {}
   void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
     call_->Start(workers, request);
   }
@@ -167,9 +184,9 @@ class StreamReactor : public Reactor {
 
 }  // namespace
 
-Reactor* StartStreamCall(const ServingParts& parts, WorkerPool& workers,
+Reactor* StartStreamCall(const ServingParts& parts, WorkerPool& workers, WorkerPool& writers,
                          grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  auto* reactor = new StreamReactor(parts, *context);
+  auto* reactor = new StreamReactor(parts, *context, &writers);
   reactor->Start(workers, request);
   return reactor;
 }

@@ -9,9 +9,11 @@
 
 namespace tauserve {
 
-// The buffers are a GenerateStreamRequest's and GenerateStreamResponses' bytes.
+// The buffers are a GenerateStreamRequest's and GenerateStreamResponses' bytes. `workers` admit the call, `writers` write what
+// the engine gives.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StartStreamCall(const ServingParts& parts,
                                                             WorkerPool& workers,
+                                                            WorkerPool& writers,
                                                             grpc::CallbackServerContext* context,
                                                             const grpc::ByteBuffer* request);
 

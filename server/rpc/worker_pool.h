@@ -1,5 +1,5 @@
-// A few threads for what would keep gRPC's own threads too long: parsing and tokenizing prompts of megabytes (5 MB/s or
-// so), and calls that wait for the engine.
+// A few threads for what would keep others too long: parsing and tokenizing prompts of megabytes (5 MB/s or so) and calls that
+// wait for the engine, which gRPC's threads must not do, and writes, which the engine must not.
 #ifndef TAUSERVE_SERVER_RPC_WORKER_POOL_H_
 #define TAUSERVE_SERVER_RPC_WORKER_POOL_H_
 

@@ -68,6 +68,10 @@ void Scheduler::Remove(Sequence* sequence) {
   }
 }
 
+void Scheduler::Distrust(Sequence* sequence) {
+  for (int32_t i = 0; i < sequence->num_pages(); i++) pool_->Forget(sequence->page_table()[i]);
+}
+
 const Scheduler::Step& Scheduler::Schedule(int32_t prefill_tokens) {
   step_.entries.clear();
   step_.admitted.clear();

@@ -45,6 +45,8 @@ class Scheduler {
   void Add(Sequence* sequence);
   // Takes a sequence out, whatever its state; its pages are free afterwards. Not between Schedule and Commit.
   void Remove(Sequence* sequence);
+  // What the sequence's pages hold may be wrong: requests to come compute it anew. Not between Schedule and Commit.
+  void Distrust(Sequence* sequence);
 
   struct Entry {
     Sequence* sequence;

@@ -1,8 +1,11 @@
-// Passes every operation on to another backend. Benchmarks derive from it and look at what interests them.
+// Passes every operation on to another backend. Benchmarks and tests derive from it and look at, or spoil, what interests
+// them.
 #ifndef TAUSERVE_TESTS_BENCH_FORWARDING_BACKEND_H_
 #define TAUSERVE_TESTS_BENCH_FORWARDING_BACKEND_H_
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "kernels/backend.h"
@@ -20,6 +23,7 @@ class ForwardingBackend : public Backend {
   }
   int64_t AvailableMemory() const override { return backend_->AvailableMemory(); }
   absl::Status status() const override { return backend_->status(); }
+  std::optional<uint64_t> progress() const override { return backend_->progress(); }
   std::unique_ptr<DeviceBuffer> Allocate(size_t bytes) override {
     return backend_->Allocate(bytes);
   }

@@ -19,7 +19,7 @@ GAUGES = ["requests_running", "requests_waiting", "waiting_prompt_tokens", "kv_c
           "kv_cache_info", "engine_last_step_timestamp_seconds", "build_info", "model_info", "startup_seconds"]
 COUNTERS = ["requests_total", "admission_rejections_total", "unauthorized_calls_total", "prompt_tokens_total",
             "generation_tokens_total", "prefix_cache_query_tokens_total", "prefix_cache_hit_tokens_total",
-            "engine_steps_total",
+            "engine_steps_total", "engine_seconds_total", "nonfinite_logits_total",
             "attention_prefill_blocks_considered_total", "attention_prefill_blocks_scored_total",
             "attention_prefill_blocks_computed_total", "attention_kv_pages_considered_total",
             "attention_kv_pages_read_total", "attention_kv_read_bytes_total", "attention_keys_considered_total",

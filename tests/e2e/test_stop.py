@@ -5,10 +5,20 @@ import time
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference
-from requests_made import generation, kinds, long_generation, read_until, stream
+from requests_made import generate, generation, kinds, long_generation, read_until, refused, stream
 from server_process import PATIENCE, Server, wait_until
+
+SERVICE = "tauserve.inference.v1.InferenceService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def health_watch(server, service):
+    stub = health_pb2_grpc.HealthStub(server.channel())
+    return stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -58,6 +68,40 @@ def test_client_that_does_not_read_cannot_hold_the_server():
         server.signal()
         assert server.wait() == 0
         assert time.monotonic() - begin < 20
+
+
+def test_withdrawal_window_takes_requests_then_drains_then_aborts():
+    with Server("--withdrawal_window=4s", "--drain_timeout=300ms") as server:
+        ready = health_watch(server, SERVICE)
+        assert next(ready).status == SERVING
+        begin = time.monotonic()
+        server.signal()
+        assert next(ready).status == NOT_SERVING
+        assert time.monotonic() - begin < 2
+        generate(server, max_new_tokens=4)
+        call = stream(server, long_generation())
+        read_until(call, "delta")
+        assert not server.load().draining
+        health = health_pb2_grpc.HealthStub(server.channel()).Check(health_pb2.HealthCheckRequest())
+        assert health.status == SERVING  # the process lives and its engine moves
+        wait_until(lambda: server.load().draining, "the drain to begin")
+        assert time.monotonic() - begin >= 4
+        refused(lambda: generate(server), grpc.StatusCode.UNAVAILABLE, "draining")
+        events = list(call)
+        assert events[-2].candidate_finished.finish_reason == inference.FINISH_REASON_ABORTED
+        assert server.wait() == 0
+        assert [line["window_seconds"] for line in server.events("withdrawal")] == [4]
+
+
+def test_second_signal_in_the_window_quits_at_once():
+    with Server("--withdrawal_window=1000s") as server:
+        ready = health_watch(server, SERVICE)
+        assert next(ready).status == SERVING
+        server.signal()
+        assert next(ready).status == NOT_SERVING
+        server.signal()
+        server.expected_code = 128 + signal.SIGTERM
+        assert server.wait(20) == server.expected_code
 
 
 def test_second_signal_quits_at_once():

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <atomic>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -23,6 +24,28 @@ TEST(ThreadPoolTest, RunsEachIndexOnceOnAKnownWorker) {
       });
       for (int i = 0; i < count; i++) ASSERT_EQ(calls[i], 1);
       ASSERT_FALSE(bad_worker);
+    }
+  }
+}
+
+TEST(ThreadPoolTest, ProgressShowsWithinALoop) {
+  for (int threads : {1, 2}) {
+    for (int count : {1, 5}) {
+      ThreadPool pool(threads);
+      uint64_t before = pool.progress();
+      for (int loop = 0; loop < 3; loop++) {
+        // Each index takes turns with the others, or changes what is seen.
+        std::atomic<int> same{0};
+        std::mutex mutex;
+        pool.ParallelFor(count, [&](int64_t, int) {
+          std::lock_guard<std::mutex> lock(mutex);
+          const uint64_t now = pool.progress();
+          same += now == before;
+          before = now;
+        });
+        // Two workers that have both taken an index see the same.
+        EXPECT_LE(same, threads == 1 ? 0 : count - 1);
+      }
     }
   }
 }

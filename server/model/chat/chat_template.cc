@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "server/model/chat/recognize.h"
+#include "server/model/json_object.h"
 
 namespace tauserve {
 namespace {
@@ -68,7 +69,9 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir,
   const std::string file = model_dir + "/tokenizer_config.json";
   if (const std::optional<std::string> text = ReadIfThere(file)) {
     try {
-      const Json config = Json::parse(*text);
+      const absl::StatusOr<Json> parsed = ParseJson(file, text->data(), text->size());
+      if (!parsed.ok()) return parsed.status();
+      const Json& config = *parsed;
       result.tokens_ = {TokenOf(config, "bos_token"), TokenOf(config, "eos_token")};
       jinja = TemplateOf(config);
     } catch (const Json::exception& e) {

@@ -13,7 +13,8 @@
 namespace tauserve {
 namespace {
 
-constexpr int32_t kMaxVocabulary = 1 << 24;
+// Several times the largest in use. A spelling is kept for every id, so that one absurd id would take all memory.
+constexpr int32_t kMaxVocabulary = 1 << 21;
 
 using Json = nlohmann::json;
 

@@ -1,9 +1,9 @@
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "server/model/json_object.h"
 #include "server/model/tokenizer/byte_level_tokenizer.h"
 #include "server/model/tokenizer/sentencepiece_tokenizer.h"
 #include "server/model/tokenizer/tokenizer.h"
@@ -18,10 +18,13 @@ bool Exists(const std::string& file) {
   return std::filesystem::exists(file, error);
 }
 
-absl::StatusOr<Json> ReadJson(const std::string& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) return absl::NotFoundError(absl::StrCat(file, ": cannot be opened"));
-  return Json::parse(stream);
+constexpr int64_t kMaxFileBytes = 256 << 20;
+
+// A file of `folder`. Errors name it.
+absl::StatusOr<Json> ReadJson(const std::string& folder, const std::string& name) {
+  absl::StatusOr<std::string> text = ReadFile(folder + "/" + name, kMaxFileBytes);
+  if (!text.ok()) return text.status();
+  return ParseJson(name, text->data(), text->size());
 }
 
 // A tokenizer.json whose kind is unknown to us may have come with the tokenizer.model it was converted from, which does
@@ -52,9 +55,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string&
                                                               const Json& json) {
   SentencePieceOptions options;
   Json settings = Json::object();
-  const std::string config = folder + "/tokenizer_config.json";
-  if (Exists(config)) {
-    absl::StatusOr<Json> read = ReadJson(config);
+  const std::string config = "tokenizer_config.json";
+  if (Exists(folder + "/" + config)) {
+    absl::StatusOr<Json> read = ReadJson(folder, config);
     if (!read.ok()) return read.status();
     settings = *std::move(read);
     options.add_bos = settings.value("add_bos_token", options.add_bos);
@@ -65,7 +68,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string&
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadJsonTokenizer(const std::string& folder) {
-  absl::StatusOr<Json> json = ReadJson(folder + "/tokenizer.json");
+  absl::StatusOr<Json> json = ReadJson(folder, "tokenizer.json");
   if (!json.ok()) return json.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = ByteLevelTokenizer::FromJson(*json);
   if (!absl::IsUnimplemented(tokenizer.status())) return tokenizer;

@@ -52,13 +52,14 @@ struct SplitPattern::Code {
   pcre2_code* code;
 };
 
-absl::StatusOr<SplitPattern> SplitPattern::Compile(const std::string& pattern) {
-  const std::string spelled = SpellSpaces(pattern);
+absl::StatusOr<SplitPattern> SplitPattern::Compile(const std::string& pattern, bool literal) {
+  const std::string spelled = literal ? pattern : SpellSpaces(pattern);
+  // \C would cut characters, and nothing that comes later expects half of one.
+  const uint32_t kind = literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
   int error = 0;
   PCRE2_SIZE offset = 0;
-  pcre2_code* code =
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &error, &offset, nullptr);
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
+                                   kind | PCRE2_UTF | PCRE2_NO_UTF_CHECK, &error, &offset, nullptr);
   if (code == nullptr) {
     PCRE2_UCHAR message[160];
     pcre2_get_error_message(error, message, sizeof(message));
@@ -123,6 +124,7 @@ absl::Status PreTokenizer::AddStages(const nlohmann::json& json, std::vector<Sta
   }
   Stage stage;
   std::string pattern;
+  bool literal = false;
   if (type == "ByteLevel") {
     stage.add_prefix_space = json.value("add_prefix_space", true);
     stage.split = json.value("use_regex", true);
@@ -139,7 +141,8 @@ absl::Status PreTokenizer::AddStages(const nlohmann::json& json, std::vector<Sta
     if (p.contains("Regex")) {
       pattern = p.at("Regex").get<std::string>();
     } else {
-      pattern = absl::StrCat("\\Q", p.at("String").get<std::string>(), "\\E");
+      pattern = p.at("String").get<std::string>();
+      literal = true;
     }
     const std::string behavior = json.at("behavior").get<std::string>();
     if (behavior == "Removed") {
@@ -157,7 +160,7 @@ absl::Status PreTokenizer::AddStages(const nlohmann::json& json, std::vector<Sta
     return absl::UnimplementedError(absl::StrCat("pre_tokenizer '", type, "'"));
   }
   if (stage.split) {
-    absl::StatusOr<SplitPattern> compiled = SplitPattern::Compile(pattern);
+    absl::StatusOr<SplitPattern> compiled = SplitPattern::Compile(pattern, literal);
     if (!compiled.ok()) return compiled.status();
     stage.pattern = *std::move(compiled);
   }

@@ -15,7 +15,8 @@ namespace tauserve {
 // A regular expression in the dialect of tokenizer files, on Unicode text.
 class SplitPattern {
  public:
-  static absl::StatusOr<SplitPattern> Compile(const std::string& pattern);
+  // `literal`: it stands for itself.
+  static absl::StatusOr<SplitPattern> Compile(const std::string& pattern, bool literal);
   // Calls found(begin, end) for each match from left to right; empty matches are passed over.
   template <typename Found>
   absl::Status ForEach(absl::string_view text, const Found& found) const;

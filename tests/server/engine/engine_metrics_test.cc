@@ -5,8 +5,10 @@
 
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "tests/server/engine/engine_fixture.h"
 
 namespace tauserve {
@@ -59,6 +61,28 @@ TEST_F(EngineTest, MetricsCountWhatHappened) {
   EXPECT_EQ(v["attention_keys_considered_total/prefill"] +
                 v["attention_keys_considered_total/decode"] + v["attention_keys_considered_total"],
             250 + 4 + (250 - 192) + 50 + 2);
+}
+
+TEST_F(EngineTest, MetricsSayWhatTheEngineSpendsItsTimeOn) {
+  const absl::Time begin = absl::Now();
+  Start();
+  FakeRequest f = HoldWith("a", 50, 20);
+  const absl::Time held = absl::Now();
+  while (absl::Now() - held < absl::Milliseconds(20)) std::this_thread::yield();  // the model's
+  model_->Release();
+  f.sink->Wait();
+  engine_->Shutdown();
+  const double all = absl::ToDoubleSeconds(absl::Now() - begin);
+  std::map<std::string, double> v = Scrape(metrics_);
+  double sum = 0;
+  for (const char* phase :
+       {"wait", "schedule", "model", "sample", "detokenize", "deliver", "account"}) {
+    const double seconds = v[std::string("engine_seconds_total/") + phase];
+    EXPECT_GT(seconds, 0) << phase;
+    sum += seconds;
+  }
+  EXPECT_GE(v["engine_seconds_total/model"], 0.02);
+  EXPECT_LE(sum, all);
 }
 
 TEST_F(EngineTest, ARequestThatNeverRanTouchesNoLatency) {

@@ -22,6 +22,13 @@ grpc::ByteBuffer Bytes(const std::string& bytes) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
+// What gRPC hands over where a client was killed in the middle of its message.
+TEST(MessageTest, NoBytesAreACallThatEnded) {
+  v1::GenerateRequest request;
+  EXPECT_EQ(Parse(grpc::ByteBuffer(), request).code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(Parse(Bytes(""), request).ok());
+}
+
 // The bytes of a request whose `text` is invalid UTF-8: patched in, since protobuf would not write it.
 std::string BytesWith(v1::GenerateRequest request, const std::string& good,
                       const std::string& bad) {

@@ -2,12 +2,15 @@
 #include "server/rpc/rpc_server.h"
 
 #include <gmock/gmock.h>
+#include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -35,8 +38,12 @@ class RpcServerTest : public testing::Test {
                                              SamplingParams(), 4000);
     ServerInfo info;
     info.engine = options;
-    auto rpc = RpcServer::Start({"127.0.0.1:0", "127.0.0.1:0", 1 << 20},
-                                {engine_.get(), admission_.get(), &metrics_}, std::move(info));
+    RpcOptions rpc_options;
+    rpc_options.listen = rpc_options.control_listen = "127.0.0.1:0";
+    rpc_options.max_message_bytes = 1 << 20;
+    rpc_options.stuck_after = stuck_after_;
+    auto rpc = RpcServer::Start(rpc_options, {engine_.get(), admission_.get(), &metrics_},
+                                std::move(info));
     ASSERT_TRUE(rpc.ok()) << rpc.status();
     rpc_ = *std::move(rpc);
     stub_ = v1::InferenceService::NewStub(
@@ -71,6 +78,20 @@ class RpcServerTest : public testing::Test {
     *request.mutable_input() = input;
     return stub_->GenerateStream(context, request);
   }
+  // grpc.health.v1.Health.Check; messages as clients/cpp/client.cc writes them.
+  bool Serving(const std::string& service) {
+    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value> stub(
+        grpc::CreateChannel(rpc_->address(), grpc::InsecureChannelCredentials()));
+    grpc::ClientContext context;
+    google::protobuf::StringValue request;
+    request.set_value(service);
+    google::protobuf::Int32Value response;
+    std::promise<grpc::Status> done;
+    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
+                   &response, [&done](grpc::Status status) { done.set_value(std::move(status)); });
+    EXPECT_TRUE(done.get_future().get().ok());
+    return response.value() == 1;
+  }
   template <typename Condition>
   void WaitUntil(Condition condition) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
@@ -86,6 +107,7 @@ class RpcServerTest : public testing::Test {
     });
   }
 
+  absl::Duration stuck_after_ = absl::Minutes(1);
   FakeModel model_{200};
   FakeTokenizer tokenizer_;
   Metrics metrics_{"fake"};
@@ -230,6 +252,75 @@ TEST_F(RpcServerTest, DrainAnswersWhenAllHaveEnded) {
   }
   EXPECT_TRUE(reader->Finish().ok());
   drain.join();
+}
+
+class StuckTest : public RpcServerTest {
+ protected:
+  StuckTest() { stuck_after_ = absl::Milliseconds(50); }
+  static constexpr char kService[] = "tauserve.inference.v1.InferenceService";
+};
+
+TEST_F(StuckTest, HealthFollowsTheEngineAndReadinessDoesNot) {
+  rpc_->SetReady(true);
+  EXPECT_TRUE(Serving(""));
+  model_.Hold();
+  grpc::ClientContext context;
+  auto reader = Stream(&context, Input(10));
+  WaitUntil([this] { return !Serving(""); });
+  EXPECT_TRUE(rpc_->stuck());
+  EXPECT_TRUE(Serving(kService));
+  model_.Release();
+  WaitUntil([this] { return Serving(""); });
+  EXPECT_FALSE(rpc_->stuck());
+  v1::GenerateStreamResponse event;
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST_F(StuckTest, AFailedDeviceStaysUnhealthyWhateverTheEngineDoes) {
+  rpc_->SetReady(true);
+  model_.Hold();
+  grpc::ClientContext context;
+  auto reader = Stream(&context, Input(10));
+  WaitUntil([this] { return rpc_->stuck(); });
+  rpc_->SetFailed();
+  model_.Release();
+  WaitUntil([this] { return !rpc_->stuck(); });
+  EXPECT_FALSE(Serving(""));
+  rpc_->SetReady(true);
+  EXPECT_FALSE(Serving(kService));
+  v1::GenerateStreamResponse event;
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST_F(RpcServerTest, AStreamThatNobodyReadsHoldsNobodyAndEnds) {
+  v1::GenerationInput unread = Input(3800, "unread");
+  unread.mutable_response()->set_top_logprobs(20);  // a megabyte in all: more than windows take
+  grpc::ClientContext context;
+  auto silent = Stream(&context, unread);
+  WaitUntil([this] { return engine_->load().running_requests == 1; });
+  // Others get all of theirs while it runs, or after: it never waits for its reader.
+  for (int i = 0; i < 3; i++) {
+    v1::GenerateResponse response;
+    EXPECT_TRUE(Generate(Input(20), &response).ok());
+    EXPECT_EQ(response.usage().completion_tokens(), 20);
+  }
+  WaitUntilIdle();
+  EXPECT_EQ(engine_->load().pages_free, 200);
+  // What was not fetched waits in few, large messages, and nothing is lost.
+  int tokens = 0, deltas = 0;
+  v1::GenerateStreamResponse event;
+  while (silent->Read(&event)) {
+    if (event.event_case() != v1::GenerateStreamResponse::kDelta) continue;
+    deltas++;
+    tokens += event.delta().num_tokens();
+  }
+  EXPECT_TRUE(silent->Finish().ok());
+  EXPECT_EQ(tokens, 3800);
+  EXPECT_LT(deltas, tokens / 2);
 }
 
 TEST_F(RpcServerTest, MessageOverTheLimitIsRefusedAndTheNextServed) {

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "server/scheduler/step_budget.h"
+
 namespace tauserve {
 namespace {
 
@@ -104,6 +106,35 @@ TEST(SchedulerTest, AShortPromptIsNotStuckBehindLongOnes) {
             (Tokens{{b.get(), 1148}, {c.get(), 512}, {rest.get(), 388}}));
   scheduler.Commit();
   for (Sequence* s : {b.get(), c.get(), rest.get()}) scheduler.Remove(s);
+}
+
+// However slow the machine: with the fewest tokens that a step gives to prompts, and the batch full of others.
+TEST(SchedulerTest, AHundredTokensAreThroughWithinThreeSteps) {
+  PagePool pool(3000);
+  Scheduler scheduler({.max_batched_tokens = 2048, .max_running_requests = 32}, &pool, nullptr);
+  std::vector<std::unique_ptr<Sequence>> others;
+  for (int i = 0; i < 28; i++) others.push_back(MakeSequence(20, 500));
+  for (int i = 0; i < 2; i++) others.push_back(MakeSequence(60000, 10));
+  for (const auto& other : others) scheduler.Add(other.get());
+  auto step = [&](int32_t budget) -> const Scheduler::Step& {
+    const Scheduler::Step& planned = scheduler.Schedule(budget);
+    scheduler.Commit();
+    AppendTokens(planned.entries);
+    return planned;
+  };
+  for (int i = 0; i < 5; i++) step(kAll);
+  for (int i = 0; i < 20; i++) {
+    auto quick = MakeSequence(100, 10);
+    scheduler.Add(quick.get());
+    const Scheduler::Step& first = step(StepBudget::kFewestTokens);
+    ASSERT_EQ(first.admitted, std::vector<Sequence*>{quick.get()});
+    int steps = 1;
+    for (; quick->new_tokens() == 0; steps++) step(StepBudget::kFewestTokens);
+    EXPECT_LE(steps, 3);
+    scheduler.Remove(quick.get());
+  }
+  EXPECT_TRUE(others.back()->in_prefill());
+  for (const auto& other : others) scheduler.Remove(other.get());
 }
 
 TEST(SchedulerTest, PrioritiesOvertakeByTheirWorthInWaiting) {

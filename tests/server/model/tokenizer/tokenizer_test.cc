@@ -114,6 +114,18 @@ TEST_F(TokenizerFileTest, LongWordsAndLongTextsAreFast) {
   EXPECT_TRUE((*tokenizer)->Encode(spaces, true).ok());
 }
 
+TEST_F(TokenizerFileTest, AStringPatternStandsForItself) {
+  const std::string text = "a\\E.*b\\E.*c";
+  json_["pre_tokenizer"]["pretokenizers"][0] = {{"type", "Split"},
+                                                {"pattern", {{"String", "\\E.*"}}},
+                                                {"behavior", "Removed"},
+                                                {"invert", false}};
+  const auto tokenizer = Load(json_.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<int32_t> ids = (*tokenizer)->Encode(text, false).value();
+  EXPECT_EQ((*tokenizer)->Decode(ids, true).value(), "abc");
+}
+
 TEST_F(TokenizerFileTest, BrokenFilesAreRefused) {
   const std::string good = json_.dump();
   ExpectRefused("", "parse error");
@@ -138,6 +150,16 @@ TEST_F(TokenizerFileTest, BrokenFilesAreRefused) {
                   j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(unclosed";
                 }),
                 "unclosed");
+  // A part of a character is no word.
+  ExpectRefused(
+      with([](auto& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\C"; }),
+      "pattern");
+  ExpectRefused(with([](auto& j) { j["model"]["vocab"]["zzz"] = 1 << 21; }), "2097152");
+  std::string nested = R"({"type":"NFC"})";
+  for (int i = 0; i < 10000; i++) {
+    nested = R"({"type":"Sequence","normalizers":[)" + nested + "]}";
+  }
+  ExpectRefused(R"({"model":{},"normalizer":)" + nested + "}", "nested deeper than 64");
   ExpectRefused(with([](auto& j) { j["normalizer"] = {{"type", "Nmt"}}; }), "Nmt");
   ExpectRefused(with([](auto& j) { j["decoder"]["type"] = "WordPiece"; }), "WordPiece");
   ExpectRefused(with([](auto& j) { j["added_tokens"][0]["id"] = 3000; }), "");
