@@ -41,6 +41,12 @@ struct SequenceSlice {
       nullptr;  // page table; ceil((context_tokens + num_tokens) / kPageTokens) entries are read
 };
 
+// All that a page holds, in every layer, copied to another page.
+struct PageCopy {
+  PageId from = -1;
+  PageId to = -1;
+};
+
 // What attention did for one slice, summed over heads and layers of a step. Softmax heads count as considered, scored
 // and supported keys alike, with no tau.
 struct AttentionStats {

@@ -83,6 +83,10 @@ class Backend {
   virtual std::unique_ptr<DeviceBuffer> LoadVector(const HostTensor& values) = 0;  // float32
   virtual absl::Status CreateKvCache(const KvCacheSpec& spec) = 0;
 
+  // --- Before a step: queues copies of pages, with all that is kept beside keys and values. No page is both copied and
+  // written.
+  virtual void CopyPages(absl::Span<const PageCopy> copies) = 0;
+
   // --- One step. BeginStep takes the slices (pages must stay valid until Synchronize) and `positions` of all rows;
   // the operations up to Synchronize are about this step.
   virtual void BeginStep(absl::Span<const SequenceSlice> slices) = 0;

@@ -27,7 +27,8 @@ ABSL_FLAG(
     "size of the KV cache; 0: on a CPU 2 GiB, or one full context if that is more; on a GPU nine "
     "tenths of the memory that the weights leave");
 ABSL_FLAG(int32_t, max_batched_tokens, 2048, "tokens of one engine step");
-ABSL_FLAG(int32_t, max_running_requests, 64, "requests of one engine step");
+ABSL_FLAG(int32_t, max_running_requests, 64,
+          "requests of one engine step; of one with several candidates each counts");
 ABSL_FLAG(int32_t, max_waiting_requests, 256, "requests in the queue; more are refused");
 ABSL_FLAG(int64_t, max_waiting_prompt_tokens, 1 << 22,
           "tokens of the prompts in the queue; more are refused, but one alone");

@@ -29,8 +29,11 @@ bool IsKnown(absl::string_view name) {
                      [&](const CommandSpec& c) { return Contains(c.flags, name); });
 }
 
+// Kept in a list, not by Abseil.
+bool IsRepeated(absl::string_view name) { return name == kStopFlag || name == kBadWordFlag; }
+
 bool IsSwitch(absl::string_view name) {
-  return IsKnown(name) && name != kStopFlag && absl::FindCommandLineFlag(name)->IsOfType<bool>();
+  return IsKnown(name) && !IsRepeated(name) && absl::FindCommandLineFlag(name)->IsOfType<bool>();
 }
 
 // A word that starts with "-", as the flag it names.
@@ -56,8 +59,8 @@ FlagWord Split(absl::string_view word) {
 }
 
 absl::Status SetFlag(const FlagWord& flag, CommandLine& line) {
-  if (flag.name == kStopFlag) {
-    line.stop.push_back(*flag.value);
+  if (IsRepeated(flag.name)) {
+    (flag.name == kStopFlag ? line.stop : line.bad_words).push_back(*flag.value);
     return absl::OkStatus();
   }
   std::string error;
@@ -82,10 +85,12 @@ absl::Status CheckFlags(const CommandLine& line, const std::vector<std::string>&
 
 void AppendFlags(const std::vector<const char*>& names, std::string& text) {
   for (const char* name : names) {
-    const bool stop = absl::string_view(name) == kStopFlag;
     const std::string value = IsSwitch(name) ? "" : "=...";
-    absl::StrAppendFormat(&text, "  %-28s %s\n", absl::StrCat("--", name, value),
-                          stop ? kStopHelp : absl::FindCommandLineFlag(name)->Help());
+    const std::string help = absl::string_view(name) == kStopFlag ? kStopHelp
+                             : absl::string_view(name) == kBadWordFlag
+                                 ? kBadWordHelp
+                                 : absl::FindCommandLineFlag(name)->Help();
+    absl::StrAppendFormat(&text, "  %-28s %s\n", absl::StrCat("--", name, value), help);
   }
 }
 

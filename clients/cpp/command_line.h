@@ -14,7 +14,8 @@ namespace tauserve::client {
 struct CommandLine {
   std::string command;  // one of Commands(), or empty
   std::vector<std::string> arguments;
-  std::vector<std::string> stop;  // of --stop
+  std::vector<std::string> stop;       // of --stop
+  std::vector<std::string> bad_words;  // of --bad_word
   bool help = false;
   bool version = false;
 };

@@ -19,7 +19,7 @@ namespace tauserve::client {
 
 struct GenerateOptions {
   PromptedInput prompted;  // if its answer is known, the exit code says whether it was given
-  bool stream = true;      // show text as it comes
+  bool stream = true;      // show text as it comes; of one candidate
   bool progress = true;    // a progress bar during prefill
   bool stats = true;       // statistics at the end
 };

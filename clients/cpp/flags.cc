@@ -35,7 +35,9 @@ ABSL_FLAG(bool, stats, true, "statistics on standard error at the end");
 ABSL_FLAG(std::string, request_id, "", "name of the request; else the server makes one");
 ABSL_FLAG(std::string, model, "", "name of the model; else the served one");
 ABSL_FLAG(absl::optional<uint32_t>, truncate_prompt_tokens, absl::nullopt,
-          "keep only the last so many tokens of the prompt");
+          "keep only so many tokens of the prompt");
+ABSL_FLAG(std::string, truncation_side, "left",
+          "where tokens of a long prompt are removed: left, right");
 ABSL_FLAG(absl::optional<float>, temperature, absl::nullopt, "0: greedy");
 ABSL_FLAG(absl::optional<uint32_t>, top_k, absl::nullopt, "0: off");
 ABSL_FLAG(absl::optional<float>, top_p, absl::nullopt, "in (0, 1]");
@@ -45,6 +47,8 @@ ABSL_FLAG(absl::optional<float>, repetition_penalty, absl::nullopt, "1: off");
 ABSL_FLAG(absl::optional<float>, presence_penalty, absl::nullopt, "0: off");
 ABSL_FLAG(absl::optional<float>, frequency_penalty, absl::nullopt, "0: off");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "same seed, same tokens");
+ABSL_FLAG(absl::optional<uint32_t>, num_candidates, absl::nullopt,
+          "so many continuations, shown one after the other at the end");
 ABSL_FLAG(absl::optional<uint32_t>, max_new_tokens, absl::nullopt, "most tokens to generate");
 ABSL_FLAG(absl::optional<uint32_t>, min_new_tokens, absl::nullopt, "fewest tokens to generate");
 ABSL_FLAG(std::vector<std::string>, stop_token_ids, {}, "end at these tokens, comma between");
@@ -54,6 +58,8 @@ ABSL_FLAG(absl::optional<absl::Duration>, time_limit, absl::nullopt,
           "end, with what there is, after this time");
 ABSL_FLAG(absl::optional<uint32_t>, top_logprobs, absl::nullopt,
           "with --json: log-probabilities and so many alternatives");
+ABSL_FLAG(absl::optional<uint32_t>, top_prompt_logprobs, absl::nullopt,
+          "the same of the prompt's tokens");
 ABSL_FLAG(bool, return_token_ids, false, "with --json: token ids");
 ABSL_FLAG(bool, bypass_prefix_cache, false, "neither use nor leave cached pages");
 ABSL_FLAG(std::string, salt, "", "share cached pages only with requests of the same salt");
@@ -94,11 +100,13 @@ std::vector<const char*> WithGenerationFlags(std::vector<const char*> flags) {
                              "max_new_tokens",
                              "min_new_tokens",
                              kStopFlag,
+                             kBadWordFlag,
                              "stop_token_ids",
                              "include_stop_in_output",
                              "ignore_eos",
                              "time_limit",
                              "top_logprobs",
+                             "top_prompt_logprobs",
                              "return_token_ids",
                              "skip_special_tokens",
                              "bypass_prefix_cache",
@@ -113,8 +121,8 @@ const std::vector<CommandSpec>& Commands() {
   static const auto* const commands = new std::vector<CommandSpec>{
       {"generate", "[PROMPT]",
        "generate from the argument, --file, --prompts, --token_ids or standard input",
-       WithGenerationFlags(
-           {"file", "prompts", "prompt_id", "token_ids", "truncate_prompt_tokens"})},
+       WithGenerationFlags({"file", "prompts", "prompt_id", "token_ids", "truncate_prompt_tokens",
+                            "truncation_side", "num_candidates"})},
       {"chat", "[QUESTION]",
        "ask as a chat: the argument, --file or standard input; on a terminal, question by question",
        WithGenerationFlags({"system", "file"})},

@@ -35,6 +35,7 @@ ABSL_DECLARE_FLAG(bool, stats);
 ABSL_DECLARE_FLAG(std::string, request_id);
 ABSL_DECLARE_FLAG(std::string, model);
 ABSL_DECLARE_FLAG(absl::optional<uint32_t>, truncate_prompt_tokens);
+ABSL_DECLARE_FLAG(std::string, truncation_side);
 ABSL_DECLARE_FLAG(absl::optional<float>, temperature);
 ABSL_DECLARE_FLAG(absl::optional<uint32_t>, top_k);
 ABSL_DECLARE_FLAG(absl::optional<float>, top_p);
@@ -44,6 +45,7 @@ ABSL_DECLARE_FLAG(absl::optional<float>, repetition_penalty);
 ABSL_DECLARE_FLAG(absl::optional<float>, presence_penalty);
 ABSL_DECLARE_FLAG(absl::optional<float>, frequency_penalty);
 ABSL_DECLARE_FLAG(absl::optional<uint64_t>, seed);
+ABSL_DECLARE_FLAG(absl::optional<uint32_t>, num_candidates);
 ABSL_DECLARE_FLAG(absl::optional<uint32_t>, max_new_tokens);
 ABSL_DECLARE_FLAG(absl::optional<uint32_t>, min_new_tokens);
 ABSL_DECLARE_FLAG(std::vector<std::string>, stop_token_ids);
@@ -51,6 +53,7 @@ ABSL_DECLARE_FLAG(bool, include_stop_in_output);
 ABSL_DECLARE_FLAG(bool, ignore_eos);
 ABSL_DECLARE_FLAG(absl::optional<absl::Duration>, time_limit);
 ABSL_DECLARE_FLAG(absl::optional<uint32_t>, top_logprobs);
+ABSL_DECLARE_FLAG(absl::optional<uint32_t>, top_prompt_logprobs);
 ABSL_DECLARE_FLAG(bool, return_token_ids);
 ABSL_DECLARE_FLAG(bool, bypass_prefix_cache);
 ABSL_DECLARE_FLAG(std::string, salt);
@@ -67,9 +70,11 @@ ABSL_DECLARE_FLAG(std::string, out);
 
 namespace tauserve::client {
 
-// No flag of Abseil's: it may be given several times, and those keep one value.
+// No flags of Abseil's: they may be given several times, and those keep one value.
 inline constexpr char kStopFlag[] = "stop";
 inline constexpr char kStopHelp[] = "end before this text; may be given several times";
+inline constexpr char kBadWordFlag[] = "bad_word";
+inline constexpr char kBadWordHelp[] = "text not to generate; may be given several times";
 
 struct CommandSpec {
   const char* name;

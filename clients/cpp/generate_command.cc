@@ -1,6 +1,7 @@
 #include <chrono>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "clients/cpp/commands.h"
 #include "clients/cpp/progress_bar.h"
@@ -19,7 +20,11 @@ double SecondsSince(Clock::time_point start) {
 class Display {
  public:
   Display(const GenerateOptions& options, const Console& console)
-      : options_(options), console_(console) {}
+      : options_(options),
+        console_(console),
+        stream_(options.stream && options.prompted.input.sampling().num_candidates() <= 1) {}
+
+  bool streams() const { return stream_; }
 
   void On(const v1::GenerateStreamResponse& event) {
     if (!event.request_id().empty()) outcome_.request_id = event.request_id();
@@ -34,7 +39,8 @@ class Display {
         OnDelta(event.delta());
         break;
       case v1::GenerateStreamResponse::kCandidateFinished:
-        outcome_.finished = event.candidate_finished();
+        outcome_.candidate(event.candidate_finished().index()).finished =
+            event.candidate_finished();
         break;
       case v1::GenerateStreamResponse::kCompleted:
         OnCompleted(event.completed());
@@ -47,7 +53,7 @@ class Display {
   // Leaves both cursors at the start of a line.
   const Outcome& End() {
     EndBar();
-    if (shown_ && outcome_.text.back() != '\n') std::fputc('\n', console_.out);
+    if (shown_ && outcome_.candidates[0].text.back() != '\n') std::fputc('\n', console_.out);
     std::fflush(console_.out);
     outcome_.elapsed_seconds = SecondsSince(start_);
     return outcome_;
@@ -65,6 +71,8 @@ class Display {
 
   void OnProgress(const v1::PrefillProgress& progress) {
     outcome_.processed_prompt_tokens = progress.processed_tokens();
+    outcome_.prompt_logprobs.insert(outcome_.prompt_logprobs.end(), progress.logprobs().begin(),
+                                    progress.logprobs().end());
     ShowBar();
   }
 
@@ -72,12 +80,13 @@ class Display {
     EndBar();
     outcome_.processed_prompt_tokens = outcome_.prompt_tokens;
     outcome_.completion_tokens += delta.num_tokens();
-    outcome_.text += delta.text();
-    outcome_.token_ids.insert(outcome_.token_ids.end(), delta.token_ids().begin(),
-                              delta.token_ids().end());
-    outcome_.logprobs.insert(outcome_.logprobs.end(), delta.logprobs().begin(),
-                             delta.logprobs().end());
-    if (!options_.stream || console_.json || delta.text().empty()) return;
+    CandidateOutcome& candidate = outcome_.candidate(delta.index());
+    candidate.text += delta.text();
+    candidate.token_ids.insert(candidate.token_ids.end(), delta.token_ids().begin(),
+                               delta.token_ids().end());
+    candidate.logprobs.insert(candidate.logprobs.end(), delta.logprobs().begin(),
+                              delta.logprobs().end());
+    if (!stream_ || console_.json || delta.text().empty()) return;
     std::fwrite(delta.text().data(), 1, delta.text().size(), console_.out);
     std::fflush(console_.out);
     shown_ = true;
@@ -112,6 +121,7 @@ class Display {
 
   const GenerateOptions& options_;
   const Console& console_;
+  const bool stream_;
   const Clock::time_point start_ = Clock::now();
   Clock::time_point prefill_start_;
   int64_t cached_ = 0;
@@ -131,6 +141,13 @@ void ShowJson(const Outcome& outcome, const grpc::Status& status, const Prompt* 
   console.PrintJson(json, /*indent=*/-1);
 }
 
+void ShowTexts(const std::vector<CandidateOutcome>& candidates, const Console& console) {
+  for (size_t i = 0; i < candidates.size(); i++) {
+    if (candidates.size() > 1) std::fprintf(console.out, "--- candidate %zu ---\n", i);
+    if (!candidates[i].text.empty()) std::fprintf(console.out, "%s\n", candidates[i].text.c_str());
+  }
+}
+
 }  // namespace
 
 int RunGenerate(Client& client, const GenerateOptions& options, const Console& console,
@@ -145,19 +162,20 @@ int RunGenerate(Client& client, const GenerateOptions& options, const Console& c
       client.GenerateStream(request, [&](const v1::GenerateStreamResponse& e) { display.On(e); });
   const Outcome& outcome = display.End();
   const Prompt* expected = options.prompted.expected ? &*options.prompted.expected : nullptr;
-  const bool matches = status.ok() && expected != nullptr && AnswerMatches(*expected, outcome.text);
+  const std::string& text = outcome.candidates[0].text;
+  const bool matches = status.ok() && expected != nullptr && AnswerMatches(*expected, text);
 
   if (console.json) {
     ShowJson(outcome, status, expected, matches, console);
-  } else if (!options.stream && !outcome.text.empty()) {
-    std::fprintf(console.out, "%s\n", outcome.text.c_str());
+  } else if (!display.streams()) {
+    ShowTexts(outcome.candidates, console);
   }
   std::fflush(console.out);
   if (options.stats && outcome.started && !console.json) {
     std::fputs(Summary(outcome).c_str(), console.err);
   }
   if (!status.ok()) return console.Fail(status);
-  if (answer != nullptr) *answer = outcome.text;
+  if (answer != nullptr) *answer = text;
   if (expected == nullptr) return kOk;
   if (!console.json) {
     std::fprintf(console.err, "question     %s\nexpected     %s: %s\n", expected->question.c_str(),

@@ -36,6 +36,7 @@ void SetSampling(v1::SamplingParameters& p) {
   if (auto v = absl::GetFlag(FLAGS_presence_penalty)) p.set_presence_penalty(*v);
   if (auto v = absl::GetFlag(FLAGS_frequency_penalty)) p.set_frequency_penalty(*v);
   if (auto v = absl::GetFlag(FLAGS_seed)) p.set_seed(*v);
+  if (auto v = absl::GetFlag(FLAGS_num_candidates)) p.set_num_candidates(*v);
 }
 
 absl::Status SetStopping(const std::vector<std::string>& stop, v1::StoppingCriteria& c) {
@@ -94,9 +95,13 @@ absl::Status SetPrompt(const std::vector<std::string>& arguments, PromptedInput&
 absl::Status SetParameters(const CommandLine& line, v1::GenerationInput& input) {
   if (absl::Status s = SetStopping(line.stop, *input.mutable_stopping()); !s.ok()) return s;
   SetSampling(*input.mutable_sampling());
+  for (const std::string& word : line.bad_words) input.mutable_sampling()->add_bad_words(word);
   input.set_request_id(absl::GetFlag(FLAGS_request_id));
   input.set_model(absl::GetFlag(FLAGS_model));
   if (auto v = absl::GetFlag(FLAGS_top_logprobs)) input.mutable_response()->set_top_logprobs(*v);
+  if (auto v = absl::GetFlag(FLAGS_top_prompt_logprobs)) {
+    input.mutable_response()->set_top_prompt_logprobs(*v);
+  }
   if (absl::GetFlag(FLAGS_return_token_ids)) input.mutable_response()->set_token_ids(true);
   if (!absl::GetFlag(FLAGS_skip_special_tokens)) {
     input.mutable_response()->set_skip_special_tokens(false);
@@ -123,6 +128,13 @@ absl::StatusOr<PromptedInput> ReadGenerationInput(const CommandLine& line) {
   if (auto v = absl::GetFlag(FLAGS_truncate_prompt_tokens)) {
     result.input.set_truncate_prompt_tokens(*v);
   }
+  const std::string side = absl::GetFlag(FLAGS_truncation_side);
+  if (side != "left" && side != "right") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--truncation_side is '", side, "', must be left or right"));
+  }
+  result.input.set_truncation_side(side == "left" ? v1::TRUNCATION_SIDE_LEFT
+                                                  : v1::TRUNCATION_SIDE_RIGHT);
   if (absl::Status s = SetPrompt(line.arguments, result); !s.ok()) return s;
   return result;
 }

@@ -19,10 +19,11 @@ double PrefillRate(const Outcome& o) {
               o.timings.prefill());
 }
 
-// Decoding begins with the second token: the first one comes out of prefill.
+// Decoding begins with each candidate's second token: the first one comes out of prefill.
 double DecodeRate(const Outcome& o) {
-  return o.usage.completion_tokens() > 1
-             ? Rate(o.usage.completion_tokens() - 1.0, o.timings.decode())
+  const size_t first = o.candidates.size();
+  return o.usage.completion_tokens() > first
+             ? Rate(static_cast<double>(o.usage.completion_tokens() - first), o.timings.decode())
              : 0;
 }
 
@@ -57,8 +58,11 @@ std::string AttentionSummary(const v1::AttentionStats& a) {
 nlohmann::ordered_json LogprobsJson(const std::vector<v1::TokenLogprob>& logprobs) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const v1::TokenLogprob& l : logprobs) {
-    nlohmann::ordered_json entry = {
-        {"token_id", l.token_id()}, {"logprob", l.logprob()}, {"rank", l.rank()}};
+    nlohmann::ordered_json entry = {{"token_id", l.token_id()}};
+    if (l.has_logprob()) {
+      entry["logprob"] = l.logprob();
+      entry["rank"] = l.rank();
+    }
     for (const v1::TopLogprob& top : l.top()) {
       entry["top"].push_back({{"token_id", top.token_id()}, {"logprob", top.logprob()}});
     }
@@ -93,14 +97,37 @@ nlohmann::ordered_json ErrorJson(const grpc::Status& status) {
   return error;
 }
 
+void AddText(const CandidateOutcome& c, nlohmann::ordered_json& j) {
+  j["text"] = c.text;
+  if (!c.token_ids.empty()) j["token_ids"] = c.token_ids;
+  if (!c.logprobs.empty()) j["logprobs"] = LogprobsJson(c.logprobs);
+}
+
+void AddFinish(const v1::CandidateFinished& finished, nlohmann::ordered_json& j) {
+  j["finish_reason"] = NameOfReason(finished.finish_reason());
+  if (finished.stop_match_case() == v1::CandidateFinished::kStopString) {
+    j["stop_string"] = finished.stop_string();
+  }
+  if (finished.stop_match_case() == v1::CandidateFinished::kStopTokenId) {
+    j["stop_token_id"] = finished.stop_token_id();
+  }
+}
+
+nlohmann::ordered_json CandidatesJson(const std::vector<CandidateOutcome>& candidates) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < candidates.size(); i++) {
+    nlohmann::ordered_json entry = {{"index", i}};
+    AddText(candidates[i], entry);
+    if (candidates[i].finished.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
+      AddFinish(candidates[i].finished, entry);
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
 void AddCompletion(const Outcome& o, nlohmann::ordered_json& j) {
-  j["finish_reason"] = NameOfReason(o.finished.finish_reason());
-  if (o.finished.stop_match_case() == v1::CandidateFinished::kStopString) {
-    j["stop_string"] = o.finished.stop_string();
-  }
-  if (o.finished.stop_match_case() == v1::CandidateFinished::kStopTokenId) {
-    j["stop_token_id"] = o.finished.stop_token_id();
-  }
+  AddFinish(o.candidates[0].finished, j);
   j["usage"] = {{"prompt_tokens", o.usage.prompt_tokens()},
                 {"cached_prompt_tokens", o.usage.cached_prompt_tokens()},
                 {"completion_tokens", o.usage.completion_tokens()}};
@@ -139,8 +166,11 @@ std::string Summary(const Outcome& o) {
   absl::StrAppendFormat(&s, "first token  after %.3f s (%.3f s in the queue)\n",
                         ToSeconds(o.timings.time_to_first_token()), ToSeconds(o.timings.queue()));
   absl::StrAppendFormat(&s, "output       %d tokens, ended by %s", o.usage.completion_tokens(),
-                        NameOfReason(o.finished.finish_reason()));
-  if (o.usage.completion_tokens() > 1) {
+                        NameOfReason(o.candidates[0].finished.finish_reason()));
+  for (size_t i = 1; i < o.candidates.size(); i++) {
+    absl::StrAppendFormat(&s, ", %s", NameOfReason(o.candidates[i].finished.finish_reason()));
+  }
+  if (o.usage.completion_tokens() > o.candidates.size()) {
     absl::StrAppendFormat(&s, ", %.1f tokens/s", DecodeRate(o));
   }
   s += "\n";
@@ -151,9 +181,9 @@ std::string Summary(const Outcome& o) {
 nlohmann::ordered_json ToJson(const Outcome& o, const grpc::Status& status) {
   nlohmann::ordered_json j;
   j["request_id"] = o.request_id;
-  j["text"] = o.text;
-  if (!o.token_ids.empty()) j["token_ids"] = o.token_ids;
-  if (!o.logprobs.empty()) j["logprobs"] = LogprobsJson(o.logprobs);
+  AddText(o.candidates[0], j);
+  if (o.candidates.size() > 1) j["candidates"] = CandidatesJson(o.candidates);
+  if (!o.prompt_logprobs.empty()) j["prompt_logprobs"] = LogprobsJson(o.prompt_logprobs);
   if (o.completed) {
     AddCompletion(o, j);
   } else {

@@ -17,12 +17,24 @@ namespace tauserve::client {
 
 namespace v1 = tauserve::inference::v1;
 
-// All that is known of a generation, collected from its stream.
-struct Outcome {
-  std::string request_id;
+// What is known of one candidate.
+struct CandidateOutcome {
   std::string text;
   std::vector<uint32_t> token_ids;
   std::vector<v1::TokenLogprob> logprobs;
+  v1::CandidateFinished finished;
+};
+
+// All that is known of a generation, collected from its stream.
+struct Outcome {
+  std::string request_id;
+  std::vector<v1::TokenLogprob> prompt_logprobs;
+  std::vector<CandidateOutcome> candidates{1};  // at least the first
+
+  CandidateOutcome& candidate(size_t index) {
+    if (candidates.size() <= index) candidates.resize(index + 1);
+    return candidates[index];
+  }
 
   // As it goes.
   bool started = false;
@@ -33,7 +45,6 @@ struct Outcome {
 
   // From its last messages.
   bool completed = false;
-  v1::CandidateFinished finished;
   v1::Usage usage;
   v1::Timings timings;
   v1::AttentionStats attention;
@@ -49,7 +60,7 @@ double ToSeconds(const google::protobuf::Duration& duration);
 std::string Summary(const Outcome& outcome);
 
 // Text, usage, timings with rates, attention with shares; of a generation that was cut off, how far
-// it got, and `status`.
+// it got, and `status`. Several candidates are a list, the first's text and end are in both places.
 nlohmann::ordered_json ToJson(const Outcome& outcome, const grpc::Status& status);
 
 }  // namespace tauserve::client

@@ -105,6 +105,10 @@ class CpuBackend : public Backend {
     return absl::OkStatus();
   }
 
+  void CopyPages(absl::Span<const PageCopy> copies) override {
+    for (const PageCopy& copy : copies) cache_.CopyPage(copy);
+  }
+
   void BeginStep(absl::Span<const SequenceSlice> slices) override {
     slices_.assign(slices.begin(), slices.end());
     row_place_.clear();

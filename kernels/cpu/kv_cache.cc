@@ -1,5 +1,7 @@
 #include "kernels/cpu/kv_cache.h"
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "kernels/check.h"
@@ -47,6 +49,18 @@ LayerKv KvCache::layer(int index) {
   kv.head_dim = spec_.head_dim;
   kv.has_shadow = shadow_;
   return kv;
+}
+
+void KvCache::CopyPage(const PageCopy& copy) {
+  for (PageId page : {copy.from, copy.to}) {
+    TAUSERVE_CHECK(page >= 0 && page < spec_.num_pages, "page out of range");
+  }
+  const size_t bytes = spec_.num_kv_heads * HeadBytes(spec_, type_, shadow_);
+  for (int index = 0; index < spec_.num_layers; index++) {
+    const LayerKv kv = layer(index);
+    std::memcpy(kv.keys(copy.to, 0), kv.keys(copy.from, 0), bytes);
+    std::copy_n(&kv.summary(copy.from, 0), spec_.num_kv_heads, &kv.summary(copy.to, 0));
+  }
 }
 
 }  // namespace tauserve::cpu

@@ -20,6 +20,7 @@ class KvCache {
 
   static int64_t BytesPerPage(const KvCacheSpec& spec, DataType type, bool shadow);
   LayerKv layer(int index);
+  void CopyPage(const PageCopy& copy);
   const KvCacheSpec& spec() const { return spec_; }
 
  private:

@@ -36,6 +36,16 @@ Signature SignatureOf(Op op, const void* of, const Matrix& a, const Matrix& b) {
 
 }  // namespace
 
+void CudaBackend::CopyPages(absl::Span<const PageCopy> copies) {
+  if (!Works()) return;
+  for (const PageCopy& copy : copies) {
+    for (PageId page : {copy.from, copy.to}) {
+      TAUSERVE_CHECK(page >= 0 && page < kv_layout_.spec.num_pages, "page out of range");
+    }
+  }
+  CopyPagesOf(kv_layout_, kv_.as<std::byte>(), copies, stream_);
+}
+
 void CudaBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
   if (!Works()) return;
   if (queued_) Finish();  // nobody waited: uploads may still be read from pinned memory

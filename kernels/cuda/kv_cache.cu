@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/kv_cache.h"
 #include "kernels/cuda/overlapped_launch.h"
@@ -92,7 +94,56 @@ __global__ void BeginPagesKernel(float* norms, int64_t layer_blocks, int num_kv_
   }
 }
 
+// Copies that travel as the kernel's argument.
+constexpr int kMaxCopies = 64;
+struct CopyViews {
+  LayerKv kv;  // of the first layer
+  int64_t layer_bytes, layer_blocks;
+  int num_kv_heads, head_dim;
+  PageCopy copies[kMaxCopies];
+};
+
+// Of an array that begins `offset` bytes behind `base`: what a page has of it, `bytes` long.
+template <typename Word>
+__device__ void CopyPart(void* base, int64_t offset, const PageCopy& copy, int64_t bytes) {
+  char* array = static_cast<char*>(base) + offset;
+  const Word* from = reinterpret_cast<const Word*>(array + copy.from * bytes);
+  Word* to = reinterpret_cast<Word*>(array + copy.to * bytes);
+  for (int64_t i = threadIdx.x; i < bytes / sizeof(Word); i += blockDim.x) to[i] = from[i];
+}
+
+// A block for each copy and layer. What a page has of an array lies in one piece, of whole words.
+__global__ void CopyPagesKernel(const __grid_constant__ CopyViews a) {
+  const PageCopy& copy = a.copies[blockIdx.x];
+  const int64_t layer = blockIdx.y * a.layer_bytes;
+  const int64_t slots = int64_t{a.num_kv_heads} * kPageTokens, elements = slots * a.head_dim;
+  CopyPart<uint4>(a.kv.keys, layer, copy, elements * sizeof(*a.kv.keys));
+  CopyPart<uint4>(a.kv.values, layer, copy, elements * sizeof(*a.kv.values));
+  CopyPart<uint4>(a.kv.shadow, layer, copy, elements * sizeof(*a.kv.shadow));
+  CopyPart<uint32_t>(a.kv.shadow_scale, layer, copy, slots * sizeof(*a.kv.shadow_scale));
+  CopyPart<float>(a.kv.page_key_norms, blockIdx.y * a.layer_blocks * sizeof(float), copy,
+                  a.num_kv_heads * sizeof(float));
+}
+
 }  // namespace
+
+void CopyPagesOf(const KvLayout& layout, std::byte* data, absl::Span<const PageCopy> copies,
+                 cudaStream_t stream) {
+  if (layout.spec.num_layers == 0) return;
+  CopyViews views;
+  views.kv = layout.layer(data, 0);
+  views.layer_bytes = layout.layer_bytes();
+  views.layer_blocks = layout.blocks();
+  views.num_kv_heads = layout.spec.num_kv_heads;
+  views.head_dim = layout.spec.head_dim;
+  while (!copies.empty()) {
+    const size_t n = std::min<size_t>(copies.size(), kMaxCopies);
+    std::copy_n(copies.begin(), n, views.copies);
+    copies.remove_prefix(n);
+    CopyPagesKernel<<<dim3(n, layout.spec.num_layers), 256, 0, stream>>>(views);
+    CUDA_CHECK(cudaGetLastError());
+  }
+}
 
 LayerKv KvLayout::layer(std::byte* data, int layer) const {
   // Largest alignments first.

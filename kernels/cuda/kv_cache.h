@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/types/span.h"
+#include "kernels/attention.h"
 #include "kernels/cuda/attention_args.h"
 #include "kernels/layer_specs.h"
 #include "kernels/tensor.h"
@@ -60,6 +62,10 @@ struct AppendArgs {
 
 // In any order of tokens; pages whose first slot is written must be begun before.
 void AppendRows(const AppendArgs& args, cudaStream_t stream);
+
+// In all layers; in any order, so that no page may be both copied and written.
+void CopyPagesOf(const KvLayout& layout, std::byte* data, absl::Span<const PageCopy> copies,
+                 cudaStream_t stream);
 
 // Forgets what `pages` (device memory) held, in all layers.
 void BeginPages(const KvLayout& layout, std::byte* data, const int32_t* pages, int num_pages,

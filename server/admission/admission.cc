@@ -40,9 +40,11 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
     return absl::InvalidArgumentError(absl::StrCat("priority is ", spec.priority, ", must be in [",
                                                    -kMaxPriority, ", ", kMaxPriority, "]"));
   }
-  if (spec.top_logprobs && *spec.top_logprobs > kMaxTopLogprobs) {
+  for (const auto& [name, top] : {std::pair("top_logprobs", spec.top_logprobs),
+                                  std::pair("top_prompt_logprobs", spec.top_prompt_logprobs)}) {
+    if (!top || *top <= kMaxTopLogprobs) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("top_logprobs is ", *spec.top_logprobs, ", the limit is ", kMaxTopLogprobs));
+        absl::StrCat(name, " is ", *top, ", the limit is ", kMaxTopLogprobs));
   }
   auto request = std::make_shared<Request>();
   request->id = spec.request_id.empty() ? MakeRequestId() : spec.request_id;
@@ -50,6 +52,9 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
       ResolveSampling(spec.sampling, default_sampling_, model_->vocab_size);
   if (!sampling.ok()) return sampling.status();
   request->sampling = *std::move(sampling);
+  auto bad_words = ResolveBadWords(spec.sampling, *tokenizer_, model_->vocab_size);
+  if (!bad_words.ok()) return bad_words.status();
+  request->sampling.bad_words = *std::move(bad_words);
   absl::StatusOr<StoppingParams> stopping = ResolveStopping(spec.stopping, model_->vocab_size);
   if (!stopping.ok()) return stopping.status();
   request->stopping = *std::move(stopping);
@@ -58,9 +63,12 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
   request->prompt = *std::move(prompt);
   if (absl::Status s = FitContext(spec, *request); !s.ok()) return s;
   if (absl::Status s = CheckAllowedTokens(*request); !s.ok()) return s;
-  if (spec.top_logprobs) {
-    request->output.top_logprobs =
-        std::min(static_cast<int32_t>(*spec.top_logprobs), model_->vocab_size);
+  const auto at_most_all = [this](uint32_t top) {
+    return std::min(static_cast<int32_t>(top), model_->vocab_size);
+  };
+  if (spec.top_logprobs) request->output.top_logprobs = at_most_all(*spec.top_logprobs);
+  if (spec.top_prompt_logprobs) {
+    request->output.top_prompt_logprobs = at_most_all(*spec.top_prompt_logprobs);
   }
   request->output.skip_special_tokens = spec.skip_special_tokens;
   request->bypass_prefix_cache = spec.bypass_prefix_cache;
@@ -99,12 +107,22 @@ absl::StatusOr<std::vector<int32_t>> Admission::PromptTokens(const GenerationSpe
     return absl::InvalidArgumentError("there is no prompt: set text, token_ids or chat");
   }
   if (tokens.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  if (spec.truncation_side != TruncationSide::kLeft &&
+      spec.truncation_side != TruncationSide::kRight) {
+    return absl::InvalidArgumentError(absl::StrCat("truncation_side is ",
+                                                   static_cast<int>(spec.truncation_side),
+                                                   ", must be 1 (left) or 2 (right)"));
+  }
   if (spec.truncate_prompt_tokens) {
     const uint32_t keep = *spec.truncate_prompt_tokens;
     if (keep == 0) {
       return absl::InvalidArgumentError("truncate_prompt_tokens is 0, must be at least 1");
     }
-    if (tokens.size() > keep) tokens.erase(tokens.begin(), tokens.end() - keep);
+    if (tokens.size() > keep && spec.truncation_side == TruncationSide::kRight) {
+      tokens.resize(keep);
+    } else if (tokens.size() > keep) {
+      tokens.erase(tokens.begin(), tokens.end() - keep);
+    }
   }
   return tokens;
 }
@@ -139,14 +157,21 @@ absl::Status Admission::FitContext(const GenerationSpec& spec, Request& request)
 
 absl::Status Admission::CheckAllowedTokens(const Request& request) const {
   const std::vector<int32_t>& allowed = request.sampling.allowed_token_ids;
-  if (request.stopping.min_new_tokens == 0 || allowed.empty()) return absl::OkStatus();
-  const std::vector<int32_t> ends = request.stopping.EndTokens(model_->eos_token_ids);
-  for (int32_t token : allowed) {
-    if (std::find(ends.begin(), ends.end(), token) == ends.end()) return absl::OkStatus();
+  if (allowed.empty()) return absl::OkStatus();
+  const int32_t least = request.stopping.min_new_tokens;
+  std::vector<int32_t> never;
+  if (least > 0) never = request.stopping.EndTokens(model_->eos_token_ids);
+  for (const std::vector<int32_t>& bad : request.sampling.bad_words) {
+    if (bad.size() == 1) never.push_back(bad[0]);
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "allowed_token_ids has only tokens that end the output (", allowed.size(),
-      "), and min_new_tokens of ", request.stopping.min_new_tokens, " rules those out"));
+  for (int32_t token : allowed) {
+    if (std::find(never.begin(), never.end(), token) == never.end()) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("none of the ", allowed.size(),
+                   " tokens of allowed_token_ids is left: bad words, or tokens that end the output "
+                   "before min_new_tokens of ",
+                   least));
 }
 
 }  // namespace tauserve

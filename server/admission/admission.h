@@ -48,7 +48,8 @@ class Admission {
  private:
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerationSpec& spec) const;
   absl::Status FitContext(const GenerationSpec& spec, Request& request) const;
-  // Before min_new_tokens the sampler leaves out the tokens that end the output: some other has to be allowed.
+  // The sampler leaves out bad words of one token and, before min_new_tokens, the tokens that end the output: some other
+  // has to be allowed.
   absl::Status CheckAllowedTokens(const Request& request) const;
 
   const ModelInfo* model_;

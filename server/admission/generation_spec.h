@@ -24,8 +24,11 @@ struct SamplingSpec {
   std::optional<float> presence_penalty;
   std::optional<float> frequency_penalty;
   std::optional<uint64_t> seed;
+  std::optional<uint32_t> num_candidates;
   std::vector<std::pair<uint32_t, float>> logit_bias;
   std::vector<uint32_t> allowed_token_ids;
+  std::vector<std::string> bad_words;
+  std::vector<std::vector<uint32_t>> bad_words_ids;
 };
 
 struct StoppingSpec {
@@ -38,6 +41,9 @@ struct StoppingSpec {
   std::optional<absl::Duration> time_limit;
 };
 
+// Where tokens of a prompt that is too long are removed; numbers of the API's.
+enum class TruncationSide : int { kLeft = 1, kRight = 2 };
+
 struct GenerationSpec {
   std::string request_id;
   std::string model;
@@ -47,11 +53,13 @@ struct GenerationSpec {
   SamplingSpec sampling;
   StoppingSpec stopping;
   std::optional<uint32_t> top_logprobs;
+  std::optional<uint32_t> top_prompt_logprobs;
   bool skip_special_tokens = true;
   bool bypass_prefix_cache = false;
   std::string cache_salt;
   int32_t priority = 0;
   std::optional<uint32_t> truncate_prompt_tokens;
+  TruncationSide truncation_side = TruncationSide::kLeft;
 };
 
 }  // namespace tauserve

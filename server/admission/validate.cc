@@ -63,6 +63,11 @@ absl::StatusOr<SamplingParams> ResolveSampling(const SamplingSpec& spec,
   p.presence_penalty = spec.presence_penalty.value_or(p.presence_penalty);
   p.frequency_penalty = spec.frequency_penalty.value_or(p.frequency_penalty);
   p.seed = spec.seed ? *spec.seed : DrawSeed();
+  const uint32_t candidates = spec.num_candidates.value_or(1);
+  if (candidates < 1 || candidates > kMaxCandidates) {
+    return Invalid("num_candidates is ", candidates, ", must be in [1, ", kMaxCandidates, "]");
+  }
+  p.num_candidates = static_cast<int32_t>(candidates);
   for (const absl::Status& s :
        {Within("temperature", p.temperature, 0, 100), Positive("top_p", p.top_p, 1),
         Within("min_p", p.min_p, 0, 1), Positive("typical_p", p.typical_p, 1),
@@ -85,6 +90,40 @@ absl::StatusOr<SamplingParams> ResolveSampling(const SamplingSpec& spec,
     p.allowed_token_ids.push_back(static_cast<int32_t>(token));
   }
   return p;
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> ResolveBadWords(const SamplingSpec& spec,
+                                                                  const Tokenizer& tokenizer,
+                                                                  int32_t vocab_size) {
+  const size_t count = spec.bad_words.size() + spec.bad_words_ids.size();
+  if (count > kMaxBadWords) {
+    return Invalid("bad_words and bad_words_ids have ", count, " entries, the limit is ",
+                   kMaxBadWords);
+  }
+  std::vector<std::vector<int32_t>> sequences;
+  for (const std::string& word : spec.bad_words) {
+    if (word.empty() || word.size() > kMaxBadWordLength) {
+      return Invalid("a bad word has ", word.size(), " bytes, must have 1 to ", kMaxBadWordLength);
+    }
+    for (const char* before : {"", " "}) {
+      if (*before != '\0' && word[0] == ' ') continue;
+      const auto tokens = tokenizer.Encode(absl::StrCat(before, word), false);
+      if (!tokens.ok()) return Invalid("bad_words: ", tokens.status().message());
+      if (tokens->empty()) return Invalid("bad word '", word, "' has no tokens");
+      sequences.push_back(*tokens);
+    }
+  }
+  for (const std::vector<uint32_t>& ids : spec.bad_words_ids) {
+    if (ids.empty() || ids.size() > kMaxBadWordLength) {
+      return Invalid("an entry of bad_words_ids has ", ids.size(), " tokens, must have 1 to ",
+                     kMaxBadWordLength);
+    }
+    for (uint32_t id : ids) {
+      if (absl::Status s = ValidateToken("bad_words_ids", id, vocab_size); !s.ok()) return s;
+    }
+    sequences.emplace_back(ids.begin(), ids.end());
+  }
+  return sequences;
 }
 
 absl::StatusOr<StoppingParams> ResolveStopping(const StoppingSpec& spec, int32_t vocab_size) {

@@ -49,6 +49,7 @@ class PagePool {
   int32_t num_pages() const { return static_cast<int32_t>(pages_.size()) - 1; }
   // Pages that no reference holds, kept ones included.
   int32_t free_pages() const { return free_pages_; }
+  int32_t references(PageId id) const { return pages_[id].references; }
 
   // A free page whose content may be overwritten: one that is not kept if there is one, else the kept page that was
   // freed longest ago, which is then dropped. Empty if no page is free.

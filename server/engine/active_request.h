@@ -1,10 +1,11 @@
-// What the engine keeps of a request in flight, beside its sequence: output state, times and statistics.
+// What the engine keeps of a request in flight: its candidates' sequences and output states, times and statistics.
 #ifndef TAUSERVE_SERVER_ENGINE_ACTIVE_REQUEST_H_
 #define TAUSERVE_SERVER_ENGINE_ACTIVE_REQUEST_H_
 
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "server/engine/output_processor.h"
@@ -12,14 +13,35 @@
 
 namespace tauserve {
 
+struct ActiveRequest;
+
+struct ActiveCandidate {
+  ActiveCandidate(ActiveRequest* r, const std::shared_ptr<const Request>& shared, int32_t index,
+                  const ModelInfo& model, const Tokenizer* tokenizer)
+      : request(r), sequence(shared, index), output(*shared, model, tokenizer) {}
+
+  ActiveRequest* const request;
+  Sequence sequence;  // in the scheduler until the candidate is finished
+  OutputProcessor output;
+  bool finished = false;
+  absl::Time last_token;
+};
+
 struct ActiveRequest {
   ActiveRequest(std::shared_ptr<const Request> r, const ModelInfo& model,
                 const Tokenizer* tokenizer)
-      : request(std::move(r)), sequence(request), output(*request, model, tokenizer) {}
+      : request(std::move(r)), unfinished(request->sampling.num_candidates) {
+    for (int32_t i = 0; i < unfinished; i++) {
+      candidates.push_back(std::make_unique<ActiveCandidate>(this, request, i, model, tokenizer));
+    }
+  }
+
+  // The one that computes the prompt.
+  const Sequence& first() const { return candidates[0]->sequence; }
 
   std::shared_ptr<const Request> request;
-  Sequence sequence;
-  OutputProcessor output;
+  std::vector<std::unique_ptr<ActiveCandidate>> candidates;
+  int32_t unfinished;
   std::optional<absl::Time> scheduled;  // for the first time
   std::optional<absl::Time> first_token;
   absl::Time last_token;

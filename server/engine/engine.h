@@ -64,7 +64,7 @@ class Engine {
   // All of these may be called from any thread.
 
   // After OK the request's sink gets OnEnd exactly once. Otherwise the sink is never called:
-  //   RESOURCE_EXHAUSTED (queue full, with both numbers), INVALID_ARGUMENT (can never fit the cache),
+  //   RESOURCE_EXHAUSTED (queue full, with both numbers), INVALID_ARGUMENT (can never fit the cache, or a step),
   //   DEADLINE_EXCEEDED (would not get out of the queue before its deadline, by the service rate of late),
   //   ALREADY_EXISTS (id in flight), UNAVAILABLE (draining), INTERNAL (the model has failed).
   absl::Status Submit(std::shared_ptr<const Request> request);

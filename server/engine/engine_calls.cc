@@ -12,6 +12,12 @@
 namespace tauserve {
 
 absl::Status Engine::Loop::Submit(std::shared_ptr<const Request> request) {
+  const int32_t most = std::min(options_.max_running_requests, options_.max_batched_tokens);
+  if (request->sampling.num_candidates > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_candidates is ", request->sampling.num_candidates, ", more than the ",
+                     most, " that run here at once"));
+  }
   const int64_t longest = int64_t{model_->num_pages()} * kPageTokens + 1;
   const int64_t tokens =
       static_cast<int64_t>(request->prompt.size()) + request->stopping.max_new_tokens;

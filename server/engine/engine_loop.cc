@@ -7,8 +7,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/engine/prompt_logprobs.h"
+#include "server/sampling/choose_token.h"
 
 namespace tauserve {
+namespace {
+
+int32_t NewTokens(const ActiveRequest& a) {
+  int32_t tokens = 0;
+  for (const auto& candidate : a.candidates) tokens += candidate->sequence.new_tokens();
+  return tokens;
+}
+
+}  // namespace
 
 Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tokenizer* tokenizer,
                    Metrics* metrics)
@@ -69,8 +80,12 @@ void Engine::Loop::Apply(Inbox& inbox) {
   for (std::shared_ptr<const Request>& request : inbox.submitted) {
     const std::string id = request->id;
     auto a = std::make_unique<ActiveRequest>(std::move(request), model_->info(), tokenizer_);
-    scheduler_.Add(&a->sequence);
-    by_sequence_[&a->sequence] = a.get();
+    std::vector<Sequence*> sequences;
+    for (const auto& candidate : a->candidates) {
+      sequences.push_back(&candidate->sequence);
+      by_sequence_[&candidate->sequence] = candidate.get();
+    }
+    scheduler_.Add(sequences[0], {sequences.begin() + 1, sequences.end()});
     active_[id] = std::move(a);
   }
   for (const auto& [request, ending] : inbox.endings) {
@@ -82,7 +97,7 @@ void Engine::Loop::Apply(Inbox& inbox) {
       End(*it->second, absl::UnavailableError("the server shut down before the request ran"),
           std::nullopt);
     } else {
-      Finish(*it->second, FinishReason::kAborted);
+      FinishAll(*it->second, FinishReason::kAborted);
     }
   }
   for (const std::function<void()>& call : inbox.calls) call();
@@ -100,12 +115,11 @@ void Engine::Loop::EndExpired() {
   }
   for (ActiveRequest* a : late) {
     End(*a,
-        absl::DeadlineExceededError(absl::StrCat("request ", a->request->id, " got ",
-                                                 a->sequence.new_tokens(),
+        absl::DeadlineExceededError(absl::StrCat("request ", a->request->id, " got ", NewTokens(*a),
                                                  " tokens before its deadline")),
         std::nullopt);
   }
-  for (ActiveRequest* a : timed) Finish(*a, FinishReason::kTimeLimit);
+  for (ActiveRequest* a : timed) FinishAll(*a, FinishReason::kTimeLimit);
 }
 
 void Engine::Loop::RunStep() {
@@ -114,9 +128,9 @@ void Engine::Loop::RunStep() {
   if (!step.preempted.empty()) metrics_->Preempted(step.preempted.size());
   if (step.entries.empty()) return;
   const absl::Time start = absl::Now();
-  for (Sequence* s : step.admitted) Started(*by_sequence_.at(s), start);
+  for (Sequence* s : step.admitted) Started(*by_sequence_.at(s)->request, start);
   PublishLoad();
-  const StepInput input = step_inputs_.Build(step.entries);
+  const StepInput input = step_inputs_.Build(step);
   clock_.Enter(EnginePhase::kModel);
   const absl::StatusOr<StepOutput> ran = model_->Run(input);
   clock_.Enter(EnginePhase::kAccount);
@@ -129,18 +143,49 @@ void Engine::Loop::RunStep() {
 
   clock_.Enter(EnginePhase::kSchedule);
   scheduler_.Commit();
-  int64_t row = 0;
-  for (const Scheduler::Entry& entry : step.entries) {
-    ActiveRequest& a = *by_sequence_.at(entry.sequence);
+  for (size_t i = 0; i < step.entries.size(); i++) {
+    const auto it = by_sequence_.find(step.entries[i].sequence);
+    if (it == by_sequence_.end()) continue;  // another candidate's token ended the request
+    ActiveCandidate& c = *it->second;
+    const StepInputs::Rows& rows = step_inputs_.rows()[i];
     // Not when a preempted one computes anew what its client has seen.
-    if (entry.sequence->new_tokens() == 0) {
+    const bool prompt = c.sequence.new_tokens() == 0;
+    absl::StatusOr<bool> goes_on = true;
+    if (prompt) {
       clock_.Enter(EnginePhase::kDeliver);
-      a.request->sink->OnPrefillProgress(entry.sequence->computed(),
-                                         entry.sequence->prompt_tokens());
+      goes_on = Progress(c, rows, output);
     }
-    if (entry.sequence->remaining() > 0) continue;  // more of its prompt is to come
-    if (absl::Status s = Emit(a, input, output, row++, now); !s.ok()) return Fail(s);
+    if (goes_on.ok() && *goes_on && rows.to_sample) {
+      // Behind the prompt, all candidates begin: from the same logits.
+      const ActiveRequest& a = *c.request;
+      const int64_t row = rows.first + rows.of_prompt;
+      const size_t begin = c.sequence.candidate();
+      const size_t end = prompt ? a.candidates.size() : begin + 1;
+      for (size_t k = begin; k < end && goes_on.ok() && *goes_on; k++) {
+        goes_on = Emit(*a.candidates[k], input, output, row, now);
+      }
+    }
+    if (!goes_on.ok()) return Fail(goes_on.status());
   }
+}
+
+absl::StatusOr<bool> Engine::Loop::Progress(ActiveCandidate& c, const StepInputs::Rows& rows,
+                                            const StepOutput& output) {
+  Sequence& sequence = c.sequence;
+  const Request& request = *c.request->request;
+  std::vector<TokenLogprob> logprobs;
+  if (sequence.scores_prompt()) {
+    const absl::StatusOr<absl::Status> usable =
+        ScorePrompt(*model_, output, rows, sequence, &logprobs);
+    if (!usable.ok()) return usable.status();
+    if (!usable->ok()) {
+      EndUnusable(*c.request, *usable);
+      return false;
+    }
+  }
+  request.sink->OnPrefillProgress(sequence.computed(), sequence.prompt_tokens(),
+                                  std::move(logprobs));
+  return true;
 }
 
 void Engine::Loop::Fail(const absl::Status& status) {
@@ -166,11 +211,12 @@ void Engine::Loop::Started(ActiveRequest& a, absl::Time now) {
   if (a.scheduled) return;  // again, after a preemption
   a.scheduled = now;
   metrics_->QueueTime(now - a.request->arrival);
-  metrics_->PromptTokens(a.sequence.prompt_tokens());
-  if (index_ && !a.request->bypass_prefix_cache) {
-    metrics_->PrefixCacheLookup(a.sequence.prompt_tokens(), a.sequence.cached_tokens());
+  const Sequence& first = a.first();
+  metrics_->PromptTokens(first.prompt_tokens());
+  if (index_ && !a.request->bypass_prefix_cache && !first.scores_prompt()) {
+    metrics_->PrefixCacheLookup(first.prompt_tokens(), first.cached_tokens());
   }
-  a.request->sink->OnStarted(a.sequence.prompt_tokens(), a.sequence.cached_tokens());
+  a.request->sink->OnStarted(first.prompt_tokens(), first.cached_tokens());
 }
 
 // Before the commit: a slice belongs to the phase in which its first token lies.
@@ -180,7 +226,7 @@ void Engine::Loop::CountStep(const Scheduler::Step& step, const StepOutput& outp
   counted.duration = duration;
   for (size_t i = 0; i < step.entries.size(); i++) {
     const Scheduler::Entry& entry = step.entries[i];
-    ActiveRequest& a = *by_sequence_.at(entry.sequence);
+    ActiveRequest& a = *by_sequence_.at(entry.sequence)->request;
     const bool prefill = entry.sequence->in_prefill();
     (prefill ? counted.prefill_tokens : counted.decode_tokens) += entry.num_tokens;
     (prefill ? a.prefill_attention : a.decode_attention).Add(output.stats[i]);
@@ -190,10 +236,10 @@ void Engine::Loop::CountStep(const Scheduler::Step& step, const StepOutput& outp
   metrics_->StepDone(counted);
 }
 
-absl::StatusOr<std::optional<ChosenToken>> Engine::Loop::Choose(ActiveRequest& a,
-                                                                const StepInput& step,
-                                                                const StepOutput& output,
-                                                                int64_t logit_row) {
+absl::StatusOr<bool> Engine::Loop::Emit(ActiveCandidate& c, const StepInput& step,
+                                        const StepOutput& output, int64_t logit_row,
+                                        absl::Time now) {
+  ActiveRequest& a = *c.request;
   const Request& request = *a.request;
   const int64_t vocab = model_->info().vocab_size;
   SampleInput input;
@@ -203,9 +249,10 @@ absl::StatusOr<std::optional<ChosenToken>> Engine::Loop::Choose(ActiveRequest& a
     input.top = &output.top_logits[logit_row];
   }
   input.prompt = request.prompt;
-  input.output = a.sequence.output();
-  if (a.sequence.new_tokens() < request.stopping.min_new_tokens) {
-    input.forbidden = a.output.stop_tokens();
+  input.output = c.sequence.output();
+  input.candidate = c.sequence.candidate();
+  if (c.sequence.new_tokens() < request.stopping.min_new_tokens) {
+    input.forbidden = c.output.stop_tokens();
   }
   clock_.Enter(EnginePhase::kSample);
   auto chosen = ChooseToken(sampler_, request.sampling, request.output, input);
@@ -217,61 +264,89 @@ absl::StatusOr<std::optional<ChosenToken>> Engine::Loop::Choose(ActiveRequest& a
     input.logits = *row;
     chosen = ChooseToken(sampler_, request.sampling, request.output, input);
   }
-  if (chosen.ok()) return chosen;
-  metrics_->NonFiniteLogits();
-  scheduler_.Distrust(&a.sequence);
-  End(a, absl::InternalError(absl::StrCat("request ", request.id, ": ", chosen.status().message())),
-      std::nullopt);
-  return std::nullopt;
-}
-
-absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
-                                int64_t logit_row, absl::Time now) {
-  const Request& request = *a.request;
-  auto chosen = Choose(a, step, output, logit_row);
-  if (!chosen.ok()) return chosen.status();
-  if (!*chosen) return absl::OkStatus();
-  auto& [token, logprob] = **chosen;
+  if (!chosen.ok()) {
+    EndUnusable(a, chosen.status());
+    return false;
+  }
   clock_.Enter(EnginePhase::kAccount);
-  a.sequence.Append(token);
+  auto& [token, logprob] = **chosen;
+  const bool first = c.sequence.new_tokens() == 0;
+  c.sequence.Append(token);
   metrics_->GenerationTokens(1);
   if (!a.first_token) {
     a.first_token = now;
     metrics_->PrefillTime(now - *a.scheduled);
     metrics_->TimeToFirstToken(now - request.arrival);
-  } else {
-    metrics_->InterTokenLatency(now - a.last_token);
   }
-  a.last_token = now;
+  if (!first) metrics_->InterTokenLatency(now - c.last_token);
+  a.last_token = c.last_token = now;
   clock_.Enter(EnginePhase::kDetokenize);
   Delta delta;
-  const std::optional<FinishReason> reason = a.output.Append(
-      token, a.sequence.new_tokens(), a.sequence.num_tokens(), std::move(logprob), delta);
+  delta.candidate = c.sequence.candidate();
+  const std::optional<FinishReason> reason = c.output.Append(
+      token, c.sequence.new_tokens(), c.sequence.num_tokens(), std::move(logprob), delta);
   clock_.Enter(EnginePhase::kDeliver);
   request.sink->OnDelta(std::move(delta));
-  if (reason) Finish(a, *reason);
-  return absl::OkStatus();
+  if (!reason) return true;
+  FinishCandidate(c, *reason);
+  if (a.unfinished > 0) return true;
+  End(a, absl::OkStatus(), reason);
+  return false;
 }
 
-void Engine::Loop::Finish(ActiveRequest& a, FinishReason reason) {
+void Engine::Loop::FinishCandidate(ActiveCandidate& c, FinishReason reason) {
+  ResultSink& sink = *c.request->request->sink;
   Delta rest;
-  rest.text = a.output.Flush();
-  if (!rest.text.empty()) a.request->sink->OnDelta(std::move(rest));
+  rest.candidate = c.sequence.candidate();
+  rest.text = c.output.Flush();
+  if (!rest.text.empty()) sink.OnDelta(std::move(rest));
+  Leave(c);
+  Finish finish;
+  finish.candidate = c.sequence.candidate();
+  finish.reason = reason;
+  finish.stop_token = c.output.stop_token();
+  if (reason == FinishReason::kStopString) finish.stop_string = c.output.stop_string();
+  sink.OnFinished(std::move(finish));
+}
+
+void Engine::Loop::Leave(ActiveCandidate& c) {
+  if (c.finished) return;
+  scheduler_.Remove(&c.sequence);
+  by_sequence_.erase(&c.sequence);
+  c.finished = true;
+  c.request->unfinished--;
+}
+
+void Engine::Loop::FinishAll(ActiveRequest& a, FinishReason reason) {
+  for (const auto& candidate : a.candidates) {
+    if (!candidate->finished) FinishCandidate(*candidate, reason);
+  }
   End(a, absl::OkStatus(), reason);
+}
+
+void Engine::Loop::EndUnusable(ActiveRequest& a, const absl::Status& reason) {
+  if (absl::IsInternal(reason)) {
+    metrics_->NonFiniteLogits();
+    for (const auto& candidate : a.candidates) {
+      if (!candidate->finished) scheduler_.Distrust(&candidate->sequence);
+    }
+  }
+  End(a,
+      absl::Status(reason.code(), absl::StrCat("request ", a.request->id, ": ", reason.message())),
+      std::nullopt);
 }
 
 void Engine::Loop::End(ActiveRequest& a, absl::Status status, std::optional<FinishReason> reason) {
   const absl::Time now = absl::Now();
   const Request& request = *a.request;
+  for (const auto& candidate : a.candidates) Leave(*candidate);
   Completion c;
   c.status = std::move(status);
   c.reason = reason;
-  c.stop_token = a.output.stop_token();
-  if (reason == FinishReason::kStopString) c.stop_string = a.output.stop_string();
-  c.prompt_tokens = a.sequence.prompt_tokens();
-  c.cached_tokens = a.sequence.cached_tokens();
-  c.new_tokens = a.sequence.new_tokens();
-  c.preemptions = a.sequence.preemptions();
+  c.prompt_tokens = a.first().prompt_tokens();
+  c.cached_tokens = a.first().cached_tokens();
+  c.new_tokens = NewTokens(a);
+  for (const auto& candidate : a.candidates) c.preemptions += candidate->sequence.preemptions();
   c.queue = a.scheduled.value_or(now) - request.arrival;
   c.total = now - request.arrival;
   if (a.scheduled) c.prefill = a.first_token.value_or(now) - *a.scheduled;
@@ -283,8 +358,6 @@ void Engine::Loop::End(ActiveRequest& a, absl::Status status, std::optional<Fini
   c.prefill_attention = a.prefill_attention;
   c.decode_attention = a.decode_attention;
 
-  scheduler_.Remove(&a.sequence);
-  by_sequence_.erase(&a.sequence);
   const auto node = active_.extract(request.id);  // `a` lives until the end of this function
   ended_++;
   {
@@ -321,8 +394,13 @@ void Engine::Loop::PublishLoad() {
 }
 
 void Engine::Loop::PublishLoadLocked() {
-  load_.running_requests = scheduler_.num_running();
-  load_.waiting_requests = scheduler_.num_waiting();
+  load_.running_requests = 0;
+  for (const auto& [id, a] : active_) {
+    load_.running_requests +=
+        std::any_of(a->candidates.begin(), a->candidates.end(),
+                    [](const auto& candidate) { return candidate->sequence.running(); });
+  }
+  load_.waiting_requests = static_cast<int32_t>(active_.size()) - load_.running_requests;
   load_.waiting_prompt_tokens = scheduler_.waiting_prompt_tokens();
   load_.pages_total = pool_.num_pages();
   load_.pages_free = pool_.free_pages();

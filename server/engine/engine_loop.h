@@ -64,13 +64,20 @@ class Engine::Loop {
   void EndFailed();
   void Started(ActiveRequest& a, absl::Time now);
   void CountStep(const Scheduler::Step& step, const StepOutput& output, absl::Duration duration);
-  // Chooses the next token from a logit row of the step and tells the request's sink. An error is the model's.
-  absl::Status Emit(ActiveRequest& a, const StepInput& step, const StepOutput& output,
-                    int64_t logit_row, absl::Time now);
-  // nullopt: the row gives none, and the request has ended.
-  absl::StatusOr<std::optional<ChosenToken>> Choose(ActiveRequest& a, const StepInput& step,
-                                                    const StepOutput& output, int64_t logit_row);
-  void Finish(ActiveRequest& a, FinishReason reason);
+  // Tells how far a prompt is computed, and what its logits say of its tokens. False if the request has ended, since
+  // they are unusable; an error is the model's. So below.
+  absl::StatusOr<bool> Progress(ActiveCandidate& c, const StepInputs::Rows& rows,
+                                const StepOutput& output);
+  // Chooses the next token from a logit row of the step.
+  absl::StatusOr<bool> Emit(ActiveCandidate& c, const StepInput& step, const StepOutput& output,
+                            int64_t logit_row, absl::Time now);
+  // Ends a candidate; its pages are free, unless others have them too.
+  void FinishCandidate(ActiveCandidate& c, FinishReason reason);
+  void Leave(ActiveCandidate& c);
+  // Ends all candidates that have not ended, and the request.
+  void FinishAll(ActiveRequest& a, FinishReason reason);
+  // Its logits are no numbers, or its parameters leave nothing to choose from them.
+  void EndUnusable(ActiveRequest& a, const absl::Status& reason);
   // Frees all that the request holds, then tells its sink.
   void End(ActiveRequest& a, absl::Status status, std::optional<FinishReason> reason);
   void PublishLoad();
@@ -91,7 +98,7 @@ class Engine::Loop {
   StepInputs step_inputs_;
   PhaseClock clock_;
   absl::flat_hash_map<std::string, std::unique_ptr<ActiveRequest>> active_;
-  absl::flat_hash_map<const Sequence*, ActiveRequest*> by_sequence_;
+  absl::flat_hash_map<const Sequence*, ActiveCandidate*> by_sequence_;
   absl::Time last_step_ = absl::InfinitePast();
   absl::Time service_from_;  // since when ended_ are counted
   int32_t ended_ = 0;

@@ -38,6 +38,8 @@ struct StepInput {
   absl::Span<const int32_t> logit_rows;
   // What is wanted of each logit row; empty: all of them whole.
   absl::Span<const LogitsQuery> queries;
+  // Made before anything else of the step.
+  absl::Span<const PageCopy> page_copies;
 };
 
 // Views stay valid until the next Run.

@@ -98,7 +98,7 @@ absl::Status Transformer::WarmUp() {
     query.whole = step == 0;
     query.temperature = 1;
     const StepInput input{
-        absl::MakeConstSpan(tokens).subspan(0, rows), {&slice, 1}, {&last_row, 1}, {&query, 1}};
+        absl::MakeConstSpan(tokens).subspan(0, rows), {&slice, 1}, {&last_row, 1}, {&query, 1}, {}};
     if (const auto output = Run(input); !output.ok()) return output.status();
   }
   return absl::OkStatus();
@@ -144,6 +144,7 @@ absl::StatusOr<StepOutput> Transformer::Run(const StepInput& input) {
   TAUSERVE_CHECK(input.queries.empty() || input.queries.size() == input.logit_rows.size(),
                  "a query for each logit row");
 
+  backend_->CopyPages(input.page_copies);
   backend_->BeginStep(input.slices);
   Matrix residual = Rows(residual_.all, 0, rows);
   Matrix attended = Rows(attended_.all, 0, rows);

@@ -26,9 +26,12 @@ struct SamplingParams {
   float repetition_penalty = 1;
   float presence_penalty = 0;
   float frequency_penalty = 0;
-  uint64_t seed = 0;
+  uint64_t seed = 0;  // of the first candidate; the others' are the numbers behind it
+  int32_t num_candidates = 1;
   absl::flat_hash_map<int32_t, float> logit_bias;
   std::vector<int32_t> allowed_token_ids;
+  // Words, each in its tokenizations, and sequences of ids; none is empty.
+  std::vector<std::vector<int32_t>> bad_words;
 
   bool greedy() const { return temperature == 0; }
 };
@@ -47,14 +50,15 @@ struct StoppingParams {
 };
 
 struct OutputParams {
-  std::optional<int32_t> top_logprobs;  // unset: no log-probabilities
+  std::optional<int32_t> top_logprobs;         // unset: no log-probabilities
+  std::optional<int32_t> top_prompt_logprobs;  // the same, of the prompt
   bool skip_special_tokens = true;
 };
 
 struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0;  // natural logarithm, of the model's distribution at temperature 1
-  int32_t rank = 0;   // 1 = most probable
+  int32_t rank = 0;   // 1 = most probable; 0: the first prompt token, which has no log-probability
   std::vector<std::pair<int32_t, float>> top;
 };
 
@@ -70,24 +74,31 @@ enum class FinishReason {
 const char* NameOf(FinishReason reason);  // "eos_token", "stop_token", ...
 
 struct Delta {
+  int32_t candidate = 0;
   std::string text;
   std::vector<int32_t> tokens;
   std::vector<TokenLogprob> logprobs;  // empty, or one for each token
 };
 
-// How a request ended. `status` is OK if and only if it has a finish reason.
+// How one of a request's candidates ended.
+struct Finish {
+  int32_t candidate = 0;
+  FinishReason reason = FinishReason::kAborted;
+  int32_t stop_token = -1;  // kEosToken, kStopToken
+  std::string stop_string;  // kStopString
+};
+
+// How a request ended. `status` is OK if and only if it has a finish reason: that of the candidate which ended last.
 struct Completion {
   absl::Status
       status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL
   std::optional<FinishReason> reason;
-  int32_t stop_token = -1;  // kEosToken, kStopToken
-  std::string stop_string;  // kStopString
 
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
-  int32_t new_tokens = 0;
-  int32_t preemptions = 0;
-  absl::Duration queue;  // zero where that stage was not reached
+  int32_t new_tokens = 0;   // of all candidates
+  int32_t preemptions = 0;  // the same
+  absl::Duration queue;     // zero where that stage was not reached
   absl::Duration prefill;
   absl::Duration time_to_first_token;
   absl::Duration decode;
@@ -97,14 +108,18 @@ struct Completion {
 };
 
 // Where a request's results go. Called on the engine thread, so a call must return at once, without waiting for any
-// client. Order: OnStarted, OnPrefillProgress*, OnDelta*, OnEnd; OnEnd comes exactly once, whatever happened, and
-// nothing after it.
+// client. Order: OnStarted, OnPrefillProgress*, of each candidate OnDelta* and OnFinished, OnEnd; OnEnd comes exactly
+// once, whatever happened, and nothing after it.
 class ResultSink {
  public:
   virtual ~ResultSink() = default;
   virtual void OnStarted(int32_t prompt_tokens, int32_t cached_tokens) = 0;
-  virtual void OnPrefillProgress(int32_t processed_tokens, int32_t total_tokens) = 0;
+  // `logprobs`: of the prompt's next tokens, where asked for.
+  virtual void OnPrefillProgress(int32_t processed_tokens, int32_t total_tokens,
+                                 std::vector<TokenLogprob> logprobs) = 0;
   virtual void OnDelta(Delta delta) = 0;
+  // Once for each candidate of a request that ends OK.
+  virtual void OnFinished(Finish finish) = 0;
   virtual void OnEnd(const Completion& completion) = 0;
 };
 

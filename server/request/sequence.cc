@@ -4,8 +4,8 @@
 
 namespace tauserve {
 
-Sequence::Sequence(std::shared_ptr<const Request> request)
-    : request_(std::move(request)), tokens_(request_->prompt) {
+Sequence::Sequence(std::shared_ptr<const Request> request, int32_t candidate)
+    : request_(std::move(request)), candidate_(candidate), tokens_(request_->prompt) {
   tokens_.reserve(request_->prompt.size() + request_->stopping.max_new_tokens);
 }
 
@@ -17,6 +17,11 @@ int32_t Sequence::max_pages() const {
 void Sequence::AddPage(PageRef page) {
   page_ids_.push_back(page.id());
   pages_.push_back(std::move(page));
+}
+
+void Sequence::ReplaceLastPage(PageRef page) {
+  page_ids_.back() = page.id();
+  pages_.back() = std::move(page);
 }
 
 void Sequence::ReleasePages() {

@@ -14,8 +14,13 @@ SamplingSpec ToSpec(const v1::SamplingParameters& p) {
   if (p.has_presence_penalty()) s.presence_penalty = p.presence_penalty();
   if (p.has_frequency_penalty()) s.frequency_penalty = p.frequency_penalty();
   if (p.has_seed()) s.seed = p.seed();
+  if (p.has_num_candidates()) s.num_candidates = p.num_candidates();
   s.logit_bias.assign(p.logit_bias().begin(), p.logit_bias().end());
   s.allowed_token_ids.assign(p.allowed_token_ids().begin(), p.allowed_token_ids().end());
+  s.bad_words.assign(p.bad_words().begin(), p.bad_words().end());
+  for (const v1::TokenIds& bad : p.bad_words_ids()) {
+    s.bad_words_ids.emplace_back(bad.ids().begin(), bad.ids().end());
+  }
   return s;
 }
 
@@ -48,6 +53,9 @@ GenerationSpec ToSpec(const v1::GenerationInput& input) {
   spec.stopping = ToSpec(input.stopping());
   const v1::ResponseOptions& response = input.response();
   if (response.has_top_logprobs()) spec.top_logprobs = response.top_logprobs();
+  if (response.has_top_prompt_logprobs()) {
+    spec.top_prompt_logprobs = response.top_prompt_logprobs();
+  }
   if (response.has_skip_special_tokens()) {
     spec.skip_special_tokens = response.skip_special_tokens();
   }
@@ -56,6 +64,9 @@ GenerationSpec ToSpec(const v1::GenerationInput& input) {
   spec.priority = input.scheduling().priority();
   if (input.has_truncate_prompt_tokens()) {
     spec.truncate_prompt_tokens = input.truncate_prompt_tokens();
+  }
+  if (input.truncation_side() != v1::TRUNCATION_SIDE_UNSPECIFIED) {
+    spec.truncation_side = static_cast<TruncationSide>(input.truncation_side());
   }
   return spec;
 }
@@ -76,6 +87,7 @@ ResponseView ToView(const v1::ResponseOptions& options) {
   if (options.has_text()) view.text = options.text();
   view.token_ids = options.token_ids();
   view.prompt_token_ids = options.prompt_token_ids();
+  view.prompt_logprobs = options.has_top_prompt_logprobs();
   return view;
 }
 
@@ -113,7 +125,7 @@ v1::FinishReason ToProto(FinishReason reason) {
 v1::TokenLogprob ToProto(const TokenLogprob& logprob) {
   v1::TokenLogprob proto;
   proto.set_token_id(logprob.token);
-  proto.set_logprob(logprob.logprob);
+  if (logprob.rank > 0) proto.set_logprob(logprob.logprob);
   proto.set_rank(logprob.rank);
   for (const auto& [token, value] : logprob.top) {
     v1::TopLogprob* top = proto.add_top();
@@ -136,14 +148,14 @@ v1::SamplingParameters ToProto(const SamplingParams& p) {
   return proto;
 }
 
-v1::CandidateFinished ToFinished(const Completion& c) {
+v1::CandidateFinished ToProto(const Finish& finish) {
   v1::CandidateFinished proto;
-  if (!c.reason) return proto;
-  proto.set_finish_reason(ToProto(*c.reason));
-  if (*c.reason == FinishReason::kEosToken || *c.reason == FinishReason::kStopToken) {
-    proto.set_stop_token_id(c.stop_token);
-  } else if (*c.reason == FinishReason::kStopString) {
-    proto.set_stop_string(c.stop_string);
+  proto.set_index(finish.candidate);
+  proto.set_finish_reason(ToProto(finish.reason));
+  if (finish.reason == FinishReason::kEosToken || finish.reason == FinishReason::kStopToken) {
+    proto.set_stop_token_id(finish.stop_token);
+  } else if (finish.reason == FinishReason::kStopString) {
+    proto.set_stop_string(finish.stop_string);
   }
   return proto;
 }

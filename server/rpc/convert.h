@@ -19,6 +19,7 @@ struct ResponseView {
   bool text = true;
   bool token_ids = false;
   bool prompt_token_ids = false;
+  bool prompt_logprobs = false;
 };
 
 GenerationSpec ToSpec(const v1::GenerationInput& input);
@@ -30,7 +31,7 @@ google::protobuf::Duration ToProto(absl::Duration d);
 v1::FinishReason ToProto(FinishReason reason);
 v1::TokenLogprob ToProto(const TokenLogprob& logprob);
 v1::SamplingParameters ToProto(const SamplingParams& params);
-v1::CandidateFinished ToFinished(const Completion& completion);
+v1::CandidateFinished ToProto(const Finish& finish);
 v1::Usage ToUsage(const Completion& completion);
 v1::Timings ToTimings(const Completion& completion);
 v1::AttentionStats ToAttention(const Completion& completion);

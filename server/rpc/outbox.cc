@@ -12,14 +12,28 @@ void MoveToEnd(std::vector<T>& to, std::vector<T>& from) {
 
 }  // namespace
 
+void Outbox::Put(Progress progress) {
+  if (progress_) {
+    MoveToEnd(progress_->logprobs, progress.logprobs);
+    progress.logprobs = std::move(progress_->logprobs);
+  }
+  progress_ = std::move(progress);
+}
+
 void Outbox::Put(Delta delta) {
-  if (!delta_) {
-    delta_ = std::move(delta);
+  std::optional<Delta>& waiting = candidates_[delta.candidate].delta;
+  if (!waiting) {
+    waiting = std::move(delta);
     return;
   }
-  delta_->text += delta.text;
-  MoveToEnd(delta_->tokens, delta.tokens);
-  MoveToEnd(delta_->logprobs, delta.logprobs);
+  waiting->text += delta.text;
+  MoveToEnd(waiting->tokens, delta.tokens);
+  MoveToEnd(waiting->logprobs, delta.logprobs);
+}
+
+void Outbox::Put(Finish finish) {
+  std::optional<Finish>& waiting = candidates_[finish.candidate].finish;
+  waiting = std::move(finish);
 }
 
 Outbox::Event Outbox::Take() {
@@ -30,7 +44,15 @@ Outbox::Event Outbox::Take() {
   };
   if (started_) return take(started_);
   if (progress_) return take(progress_);
-  if (delta_) return take(delta_);
+  if (!candidates_.empty()) {
+    auto it = candidates_.lower_bound(next_candidate_);
+    if (it == candidates_.end()) it = candidates_.begin();
+    next_candidate_ = it->first + 1;
+    Candidate& candidate = it->second;
+    Event event = candidate.delta ? take(candidate.delta) : take(candidate.finish);
+    if (!candidate.delta && !candidate.finish) candidates_.erase(it);
+    return event;
+  }
   if (end_) return take(end_);
   return std::monostate();
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "server/rpc/message.h"
 #include "server/rpc/outbox.h"
@@ -13,6 +14,9 @@ namespace {
 
 using Response = v1::GenerateStreamResponse;
 using Reactor = grpc::ServerWriteReactor<grpc::ByteBuffer>;
+
+// Of a message, which clients bound to 4 MB unless told otherwise: a token's, with 20 alternatives, are about 300 bytes.
+constexpr int kMostLogprobs = 4096;
 
 // Sits between the engine, which fills the outbox, and the reactor, which writes one message at a time. Writing, system
 // calls included, happens on the writers' threads and gRPC's, never on the engine's.
@@ -34,10 +38,13 @@ class StreamCall : public GenerateCall {
   void OnStarted(int32_t prompt_tokens, int32_t cached_tokens) override {
     Put(Outbox::Started{prompt_tokens, cached_tokens});
   }
-  void OnPrefillProgress(int32_t processed_tokens, int32_t total_tokens) override {
-    if (progress_) Put(Outbox::Progress{processed_tokens, total_tokens});
+  void OnPrefillProgress(int32_t processed_tokens, int32_t total_tokens,
+                         std::vector<TokenLogprob> logprobs) override {
+    if (!progress_ && !view().prompt_logprobs) return;
+    Put(Outbox::Progress{processed_tokens, total_tokens, std::move(logprobs)});
   }
   void OnDelta(Delta delta) override { Put(std::move(delta)); }
+  void OnFinished(Finish finish) override { Put(std::move(finish)); }
 
  protected:
   absl::Status ParseRequest(const grpc::ByteBuffer& bytes, v1::GenerationInput& input) override {
@@ -122,16 +129,14 @@ class StreamCall : public GenerateCall {
       info->set_cached_tokens(started->cached_tokens);
       for (int32_t token : prompt()) info->add_token_ids(token);
     } else if (const auto* progress = std::get_if<Outbox::Progress>(&event)) {
-      message.mutable_prefill_progress()->set_processed_tokens(progress->processed_tokens);
-      message.mutable_prefill_progress()->set_total_tokens(progress->total_tokens);
+      SetProgress(*progress, message);
     } else if (const auto* delta = std::get_if<Delta>(&event)) {
       SetDelta(*delta, *message.mutable_delta());
+    } else if (const auto* finish = std::get_if<Finish>(&event)) {
+      *message.mutable_candidate_finished() = ToProto(*finish);
     } else {
       if (!status_.ok()) return;
       const auto& completion = std::get<Completion>(event);
-      Response finished;
-      *finished.mutable_candidate_finished() = ToFinished(completion);
-      messages_.push_back(std::move(finished));
       *message.mutable_completed()->mutable_usage() = ToUsage(completion);
       *message.mutable_completed()->mutable_timings() = ToTimings(completion);
       *message.mutable_completed()->mutable_attention() = ToAttention(completion);
@@ -139,7 +144,27 @@ class StreamCall : public GenerateCall {
     messages_.push_back(std::move(message));
   }
 
+  // To `message`; of log-probabilities that don't fit into one, the first to messages before it.
+  void SetProgress(const Outbox::Progress& progress, Response& message) {
+    int filled = 0;
+    for (const TokenLogprob& logprob : progress.logprobs) {
+      if (filled++ == kMostLogprobs) {
+        filled = 1;
+        SetTokens(progress, message);
+        messages_.push_back(std::exchange(message, Response()));
+      }
+      *message.mutable_prefill_progress()->add_logprobs() = ToProto(logprob);
+    }
+    SetTokens(progress, message);
+  }
+
+  static void SetTokens(const Outbox::Progress& progress, Response& message) {
+    message.mutable_prefill_progress()->set_processed_tokens(progress.processed_tokens);
+    message.mutable_prefill_progress()->set_total_tokens(progress.total_tokens);
+  }
+
   void SetDelta(const Delta& delta, v1::CandidateDelta& proto) const {
+    proto.set_index(delta.candidate);
     if (view().text) proto.set_text(delta.text);
     proto.set_num_tokens(static_cast<uint32_t>(delta.tokens.size()));
     if (view().token_ids) {

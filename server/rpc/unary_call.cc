@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "server/rpc/message.h"
 
@@ -21,14 +22,21 @@ class UnaryCall : public GenerateCall {
     info->set_cached_tokens(cached_tokens);
     for (int32_t token : prompt()) info->add_token_ids(token);
   }
-  void OnPrefillProgress(int32_t, int32_t) override {}
-  void OnDelta(Delta delta) override {
-    if (view().text) candidate_.mutable_text()->append(delta.text);
-    if (view().token_ids) {
-      for (int32_t token : delta.tokens) candidate_.add_token_ids(token);
+  void OnPrefillProgress(int32_t, int32_t, std::vector<TokenLogprob> logprobs) override {
+    for (const TokenLogprob& logprob : logprobs) {
+      *response_.mutable_prompt()->add_logprobs() = ToProto(logprob);
     }
-    for (const TokenLogprob& logprob : delta.logprobs)
-      *candidate_.add_logprobs() = ToProto(logprob);
+  }
+  void OnDelta(Delta delta) override {
+    v1::Candidate& candidate = CandidateAt(delta.candidate);
+    if (view().text) candidate.mutable_text()->append(delta.text);
+    if (view().token_ids) {
+      for (int32_t token : delta.tokens) candidate.add_token_ids(token);
+    }
+    for (const TokenLogprob& logprob : delta.logprobs) *candidate.add_logprobs() = ToProto(logprob);
+  }
+  void OnFinished(Finish finish) override {
+    *CandidateAt(finish.candidate).mutable_finish() = ToProto(finish);
   }
 
  protected:
@@ -43,8 +51,6 @@ class UnaryCall : public GenerateCall {
     if (status.ok()) {
       response_.set_request_id(request_id());
       response_.set_model(parts().admission->model().name);
-      *candidate_.mutable_finish() = ToFinished(completion);
-      *response_.add_candidates() = std::move(candidate_);
       *response_.mutable_usage() = ToUsage(completion);
       *response_.mutable_timings() = ToTimings(completion);
       *response_.mutable_attention() = ToAttention(completion);
@@ -54,10 +60,17 @@ class UnaryCall : public GenerateCall {
   }
 
  private:
+  v1::Candidate& CandidateAt(int32_t index) {
+    while (response_.candidates_size() <= index) {
+      const int next = response_.candidates_size();
+      response_.add_candidates()->set_index(next);
+    }
+    return *response_.mutable_candidates(index);
+  }
+
   grpc::ServerUnaryReactor* const reactor_;
   grpc::ByteBuffer* const bytes_;
   v1::GenerateResponse response_;
-  v1::Candidate candidate_;
 };
 
 class UnaryReactor : public grpc::ServerUnaryReactor {

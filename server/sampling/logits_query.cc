@@ -39,4 +39,11 @@ LogitsQuery QueryFor(const SamplingParams& params, const OutputParams& output) {
   return query;
 }
 
+LogitsQuery PromptLogprobsQuery() {
+  LogitsQuery query;
+  query.whole = false;
+  query.unit_sum = true;
+  return query;
+}
+
 }  // namespace tauserve

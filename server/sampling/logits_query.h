@@ -11,6 +11,8 @@ namespace tauserve {
 bool NeedsWholeRow(const SamplingParams& params);
 
 LogitsQuery QueryFor(const SamplingParams& params, const OutputParams& output);
+// For the log-probability of a token that is known, and its alternatives.
+LogitsQuery PromptLogprobsQuery();
 
 }  // namespace tauserve
 

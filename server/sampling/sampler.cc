@@ -24,20 +24,15 @@ constexpr double kWeightTolerance = 1e-6;
 absl::Status UnusableLogit(int64_t token, float logit) {
   return absl::InternalError(absl::StrCat("logit of token ", token, " is ", logit));
 }
-absl::Status NoChoice() { return absl::InternalError("no token has a finite logit"); }
+absl::Status NoFiniteLogit() { return absl::InternalError("no token has a finite logit"); }
+absl::Status NoChoice() {
+  return absl::InvalidArgumentError(
+      "allowed_token_ids, bad_words and min_new_tokens leave no token to choose");
+}
 
 float Weight(float score, float best, float temperature) {
   // The best is taken off before the division: no temperature, however small, makes it infinite.
   return std::exp((score - best) / temperature);
-}
-
-absl::Status CheckLogits(absl::Span<const float> logits) {
-  int unusable = 0;
-  for (float logit : logits) unusable |= !(logit < kInfinity);  // NaN too
-  if (unusable == 0) return absl::OkStatus();
-  const auto bad =
-      std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInfinity); });
-  return UnusableLogit(bad - logits.begin(), *bad);
 }
 
 // The model's own -infinity stays; what the penalty blows up stays finite, so that the largest is still defined.
@@ -47,6 +42,22 @@ float Repeated(float logit, float penalty) {
 }
 
 }  // namespace
+
+absl::Status CheckLogits(absl::Span<const float> row) {
+  int unusable = 0;
+  for (float logit : row) unusable |= !(logit < kInfinity);  // NaN too
+  if (unusable != 0) {
+    const auto bad = std::find_if(row.begin(), row.end(), [](float x) { return !(x < kInfinity); });
+    return UnusableLogit(bad - row.begin(), *bad);
+  }
+  const bool finite = std::any_of(row.begin(), row.end(), [](float x) { return x != kForbidden; });
+  return finite ? absl::OkStatus() : NoFiniteLogit();
+}
+
+absl::Status CheckLogits(const TopLogits& top) {
+  if (top.first_unusable >= 0) return UnusableLogit(top.first_unusable, top.unusable_logit);
+  return top.max == kForbidden ? NoFiniteLogit() : absl::OkStatus();
+}
 
 Sampler::Sampler(int32_t vocab_size) : logits_(vocab_size), counts_(vocab_size, 0) {
   choices_.reserve(vocab_size);
@@ -72,14 +83,13 @@ absl::StatusOr<int32_t> Sampler::Sample(const SamplingParams& params, const Samp
     if (logits_[t] != kForbidden) choices_.push_back({logits_[t], static_cast<int32_t>(t), 0});
   }
   Truncate(params, *best, {kForbidden, 0, 0});
-  return Draw(params.seed, input.output.size());
+  return Draw(params.seed + input.candidate, input.output.size());
 }
 
 absl::StatusOr<std::optional<int32_t>> Sampler::SampleTop(const SamplingParams& params,
                                                           const SampleInput& input) {
   const TopLogits& top = *input.top;
-  if (top.first_unusable >= 0) return UnusableLogit(top.first_unusable, top.unusable_logit);
-  if (top.max == kForbidden) return NoChoice();
+  if (absl::Status status = CheckLogits(top); !status.ok()) return status;
   if (NeedsWholeRow(params)) return std::nullopt;
   // Nothing reads the other places' logits, but they are adjusted as well.
   for (int i = 0; i < top.count; i++) logits_[top.tokens[i]] = top.logits[i];
@@ -95,14 +105,25 @@ absl::StatusOr<std::optional<int32_t>> Sampler::SampleTop(const SamplingParams& 
   }
   const Choice best = *std::min_element(choices_.begin(), choices_.end());  // the first in order
   if (params.greedy()) return best.token;
-  if (!Truncate(params, best.score, OthersOf(params, input, best.score))) return std::nullopt;
-  return Draw(params.seed, input.output.size());
+  if (!Truncate(params, best.score, OthersOf(params, top, best.score))) return std::nullopt;
+  return Draw(params.seed + input.candidate, input.output.size());
 }
 
 void Sampler::Adjust(const SamplingParams& params, const SampleInput& input) {
   for (const auto& [token, bias] : params.logit_bias) logits_[token] += bias;
   ApplyPenalties(params, input);
-  for (int32_t token : input.forbidden) logits_[token] = kForbidden;
+  CollectForbidden(params, input);
+  for (int32_t token : forbidden_) logits_[token] = kForbidden;
+}
+
+void Sampler::CollectForbidden(const SamplingParams& params, const SampleInput& input) {
+  forbidden_.assign(input.forbidden.begin(), input.forbidden.end());
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    const size_t before = word.size() - 1;
+    if (before > input.output.size()) continue;
+    const absl::Span<const int32_t> end = input.output.last(before);
+    if (std::equal(end.begin(), end.end(), word.begin())) forbidden_.push_back(word.back());
+  }
 }
 
 void Sampler::ApplyPenalties(const SamplingParams& params, const SampleInput& input) {
@@ -128,9 +149,7 @@ void Sampler::ApplyPenalties(const SamplingParams& params, const SampleInput& in
 
 // Bounds of the sum that Sample would find. With a sum, the only logits that are changed are the forbidden ones
 // (NeedsWholeRow).
-Sampler::Others Sampler::OthersOf(const SamplingParams& params, const SampleInput& input,
-                                  float best) {
-  const TopLogits& top = *input.top;
+Sampler::Others Sampler::OthersOf(const SamplingParams& params, const TopLogits& top, float best) {
   Others others{top.bound, 0, std::numeric_limits<double>::infinity()};
   if (params.top_p == 1 || params.top_k > 0 || best != top.max) return others;
   double forbidden = 0;
@@ -138,7 +157,7 @@ Sampler::Others Sampler::OthersOf(const SamplingParams& params, const SampleInpu
     if (logits_[top.tokens[i]] != kForbidden) continue;
     forbidden += Weight(top.logits[i], best, params.temperature);
   }
-  const double unseen = input.forbidden.size() * Weight(top.bound, best, params.temperature);
+  const double unseen = forbidden_.size() * Weight(top.bound, best, params.temperature);
   const double error = kSumTolerance * top.sum;
   others.least_sum = top.sum - forbidden - unseen - error;
   others.most_sum = top.sum - forbidden + error;

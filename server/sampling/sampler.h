@@ -1,5 +1,5 @@
 // Chooses the next token from a row of logits, or from the largest of them where these decide. Everything random comes
-// from (seed, position) alone, so a request gets the same tokens whatever runs beside it, and the same from either. One
+// from (seed + candidate, position) alone, so a request gets the same tokens whatever runs beside it, and the same from either. One
 // sampler serves all requests of one thread.
 #ifndef TAUSERVE_SERVER_SAMPLING_SAMPLER_H_
 #define TAUSERVE_SERVER_SAMPLING_SAMPLER_H_
@@ -21,6 +21,7 @@ struct SampleInput {
   absl::Span<const int32_t> prompt;
   absl::Span<const int32_t> output;     // so far; its length is the position of the random number
   absl::Span<const int32_t> forbidden;  // may not come now (stops before min_new_tokens)
+  int32_t candidate = 0;  // draws with the seed that lies so far behind the parameters'
 };
 
 class Sampler {
@@ -28,7 +29,7 @@ class Sampler {
   explicit Sampler(int32_t vocab_size);
 
   // Meanings and order of the parameters: proto/tauserve/inference/v1/inference.proto. Ties go to the lowest id.
-  // Internal if a logit is NaN or +infinity, or if no finite choice is left.
+  // Internal if a logit is NaN or +infinity, or if none is finite; InvalidArgument if the parameters leave no choice.
   absl::StatusOr<int32_t> Sample(const SamplingParams& params, const SampleInput& input);
   // The same from input.top: the token that Sample would choose from the whole row, or nullopt where it depends on
   // logits that are not there. Errors are Sample's as well.
@@ -59,8 +60,10 @@ class Sampler {
   };
 
   void Adjust(const SamplingParams& params, const SampleInput& input);
+  // To forbidden_: input.forbidden, and the last tokens of bad words whose others the output ends with.
+  void CollectForbidden(const SamplingParams& params, const SampleInput& input);
   void ApplyPenalties(const SamplingParams& params, const SampleInput& input);
-  Others OthersOf(const SamplingParams& params, const SampleInput& input, float best);
+  Others OthersOf(const SamplingParams& params, const TopLogits& top, float best);
   // Drops from choices_ what the truncations drop, and weighs the rest. False where it depends on other tokens.
   bool Truncate(const SamplingParams& params, float best, const Others& others);
   bool TruncateBesideOthers(const SamplingParams& params, float best, const Others& others);
@@ -74,10 +77,15 @@ class Sampler {
   void KeepUpTo(const Choice& last);
 
   std::vector<float> logits_;
+  std::vector<int32_t> forbidden_;
   std::vector<int32_t> counts_;  // workspace, all zero between calls
   std::vector<Choice> choices_;  // what may still be drawn, in order of ids
   std::vector<Choice> ranked_;   // workspace of truncations, in any order
 };
+
+// Internal if a logit of the row is NaN or +infinity, or if none is finite.
+absl::Status CheckLogits(absl::Span<const float> row);
+absl::Status CheckLogits(const TopLogits& top);
 
 // Uniform in [0, 1), a function of its arguments only.
 double UniformAt(uint64_t seed, uint64_t position);

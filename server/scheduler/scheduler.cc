@@ -35,13 +35,18 @@ Scheduler::Scheduler(const SchedulerOptions& options, PagePool* pool, PrefixInde
       std::min(options.max_running_requests, options.max_batched_tokens);
 }
 
-void Scheduler::Add(Sequence* sequence) {
+void Scheduler::Add(Sequence* sequence, std::vector<Sequence*> forks) {
   TAUSERVE_CHECK(sequence->max_pages() <= pool_->num_pages(), "a sequence larger than the cache");
+  TAUSERVE_CHECK(static_cast<int32_t>(forks.size()) < options_.max_running_requests,
+                 "more candidates than may run");
   sequence->order_ = ++last_order_;
+  for (Sequence* fork : forks) fork->order_ = ++last_order_;
+  sequence->forks_ = std::move(forks);
   Enqueue(sequence);
 }
 
 void Scheduler::Enqueue(Sequence* sequence) {
+  sequence->state_ = Sequence::State::kWaiting;
   waiting_.insert(sequence);
   waiting_prompt_tokens_ += sequence->prompt_tokens();
 }
@@ -53,19 +58,22 @@ void Scheduler::Dequeue(Sequence* sequence) {
 
 void Scheduler::StopRunning(Sequence* sequence) {
   running_.erase(sequence);
+  rows_to_fork_ -= static_cast<int32_t>(sequence->forks_.size());
   reserved_pages_ -= std::exchange(sequence->reserved_pages_, 0);
-  sequence->running_ = false;
+  sequence->state_ = Sequence::State::kOut;
   sequence->ReleasePages();
   refused_ = nullptr;
 }
 
 void Scheduler::Remove(Sequence* sequence) {
-  if (sequence->running_) {
+  if (sequence->state_ == Sequence::State::kRunning) {
     StopRunning(sequence);
-  } else {
+  } else if (sequence->state_ == Sequence::State::kWaiting) {
     Dequeue(sequence);
+    sequence->state_ = Sequence::State::kOut;
     refused_ = nullptr;
   }
+  sequence->forks_.clear();
 }
 
 void Scheduler::Distrust(Sequence* sequence) {
@@ -76,6 +84,7 @@ const Scheduler::Step& Scheduler::Schedule(int32_t prefill_tokens) {
   step_.entries.clear();
   step_.admitted.clear();
   step_.preempted.clear();
+  step_.copies.clear();
   PlanDecodes();
   const int32_t rows = static_cast<int32_t>(step_.entries.size());
   const int32_t budget = std::min(std::max(prefill_tokens, 1), options_.max_batched_tokens - rows);
@@ -96,16 +105,27 @@ void Scheduler::PlanDecodes() {
 }
 
 bool Scheduler::GrowByPage(Sequence* sequence) {
-  if (sequence->computed() < sequence->num_pages() * kPageTokens) return true;
-  if (sequence->reserved_pages_ > 0) return true;
-  while (unpromised_pages() < 1) {
+  // A preemption may make a shared page the sequence's own.
+  while (NeedsPage(*sequence) && sequence->reserved_pages_ == 0) {
+    if (unpromised_pages() > 0) {
+      sequence->reserved_pages_ = 1;
+      reserved_pages_++;
+      break;
+    }
     Sequence* last = *std::prev(running_.end());
     Preempt(last);
     if (last == sequence) return false;
   }
-  sequence->reserved_pages_ = 1;
-  reserved_pages_++;
   return true;
+}
+
+bool Scheduler::NeedsPage(const Sequence& sequence) const {
+  return sequence.computed() == sequence.num_pages() * kPageTokens || SharesNextPage(sequence);
+}
+
+bool Scheduler::SharesNextPage(const Sequence& sequence) const {
+  const int32_t page = sequence.computed() / kPageTokens;
+  return page < sequence.num_pages() && pool_->references(sequence.page_table()[page]) > 1;
 }
 
 void Scheduler::Preempt(Sequence* sequence) {
@@ -121,8 +141,10 @@ void Scheduler::Preempt(Sequence* sequence) {
 void Scheduler::AdmitWaiting() {
   // Pages that a step took from a sequence are not for the next one in the queue.
   if (!step_.preempted.empty()) return;
-  while (!waiting_.empty() && num_running() < options_.max_running_requests) {
+  while (!waiting_.empty()) {
     Sequence* next = *waiting_.begin();
+    const int32_t forks = static_cast<int32_t>(next->forks_.size());
+    if (rows() + 1 + forks > options_.max_running_requests) return;
     if (next == refused_ || !Admit(next)) return;
     Dequeue(next);
     running_.insert(next);
@@ -133,7 +155,7 @@ void Scheduler::AdmitWaiting() {
 bool Scheduler::Admit(Sequence* sequence) {
   const Request& request = sequence->request();
   PrefixIndex::Match match;
-  if (index_ != nullptr && !request.bypass_prefix_cache) {
+  if (index_ != nullptr && !request.bypass_prefix_cache && !sequence->scores_prompt()) {
     // The last token is computed anew in any case: its logits are needed.
     match = index_->Find(request.cache_salt, sequence->tokens().first(sequence->num_tokens() - 1));
   }
@@ -144,7 +166,8 @@ bool Scheduler::Admit(Sequence* sequence) {
   const int32_t missing =
       std::min(known + growth, sequence->max_pages()) - static_cast<int32_t>(match.pages.size());
   // Alone it runs in any case; beside others, everyone can grow by a page.
-  const int64_t headroom = running_.empty() ? 0 : num_running() + 1;
+  const int32_t forks = static_cast<int32_t>(sequence->forks_.size());
+  const int64_t headroom = running_.empty() ? 0 : rows() + 1 + forks;
   if (unpromised_pages() < missing + headroom) {
     while (!match.pages.empty()) match.pages.pop_back();
     refused_ = sequence;
@@ -156,7 +179,8 @@ bool Scheduler::Admit(Sequence* sequence) {
   if (sequence->preemptions_ == 0) sequence->cached_tokens_ = sequence->computed_;
   sequence->prefix_ = match.prefix;
   for (PageRef& page : match.pages) sequence->AddPage(std::move(page));
-  sequence->running_ = true;
+  sequence->state_ = Sequence::State::kRunning;
+  rows_to_fork_ += forks;
   sequence->reserved_pages_ = missing;
   reserved_pages_ += missing;
   return true;
@@ -170,6 +194,15 @@ void Scheduler::PlanPrefills(int32_t budget) {
     Plan(sequence, 1);
     left--;
   }
+  int32_t left_scored = kMaxScoredTokens;
+  auto plan = [&](Sequence* sequence, int32_t tokens) {
+    const bool scores = sequence->scores_prompt();
+    if (scores) tokens = std::min(tokens, left_scored);
+    if (tokens == 0) return 0;
+    if (scores) left_scored -= tokens;
+    Plan(sequence, tokens);
+    return tokens;
+  };
   std::vector<Sequence*> prompts;  // long ones
   const bool any_long = std::any_of(running_.begin(), running_.end(), [](const Sequence* s) {
     return s->in_prefill() && s->remaining() > kShortTokens;
@@ -179,8 +212,8 @@ void Scheduler::PlanPrefills(int32_t budget) {
     if (!sequence->in_prefill()) continue;
     if (sequence->remaining() > kShortTokens) {
       prompts.push_back(sequence);
-    } else if (const int32_t n = std::min(sequence->remaining(), for_short); n > 0) {
-      Plan(sequence, n);
+    } else {
+      const int32_t n = plan(sequence, std::min(sequence->remaining(), for_short));
       for_short -= n;
       left -= n;
     }
@@ -200,9 +233,8 @@ void Scheduler::PlanPrefills(int32_t budget) {
   }
   left -= shared;
   for (size_t i = 0; i < prompts.size() && left + shares[i] > 0; i++) {
-    const int32_t n = std::min(prompts[i]->remaining(), left + shares[i]);
-    left += shares[i] - n;
-    Plan(prompts[i], n);
+    left += shares[i];
+    left -= plan(prompts[i], std::min(prompts[i]->remaining(), left));
   }
 }
 
@@ -215,19 +247,40 @@ void Scheduler::Commit() {
   for (const Entry& entry : step_.entries) {
     entry.sequence->computed_ += entry.num_tokens;
     IndexFullPages(entry.sequence);
+    if (entry.sequence->remaining() == 0) Fork(entry.sequence);
+  }
+}
+
+void Scheduler::Fork(Sequence* sequence) {
+  rows_to_fork_ -= static_cast<int32_t>(sequence->forks_.size());
+  for (Sequence* fork : std::exchange(sequence->forks_, {})) {
+    fork->computed_ = sequence->computed_;
+    fork->cached_tokens_ = sequence->cached_tokens_;
+    fork->indexed_pages_ = sequence->indexed_pages_;
+    fork->prefix_ = sequence->prefix_;
+    for (PageId page : sequence->page_ids_) fork->AddPage(pool_->Share(page));
+    fork->state_ = Sequence::State::kRunning;
+    running_.insert(fork);
   }
 }
 
 void Scheduler::Plan(Sequence* sequence, int32_t num_tokens) {
   step_.entries.push_back({sequence, num_tokens});
-  const int32_t end = sequence->computed_ + num_tokens;
-  while (sequence->num_pages() * kPageTokens < end) {
-    PageRef page = pool_->Allocate();
-    TAUSERVE_CHECK(!page.empty() && sequence->reserved_pages_ > 0, "a reserved page is missing");
-    sequence->AddPage(std::move(page));
-    sequence->reserved_pages_--;
-    reserved_pages_--;
+  if (SharesNextPage(*sequence)) {
+    PageRef page = TakeReserved(sequence);
+    step_.copies.push_back({sequence->page_ids_.back(), page.id()});
+    sequence->ReplaceLastPage(std::move(page));
   }
+  const int32_t end = sequence->computed_ + num_tokens;
+  while (sequence->num_pages() * kPageTokens < end) sequence->AddPage(TakeReserved(sequence));
+}
+
+PageRef Scheduler::TakeReserved(Sequence* sequence) {
+  PageRef page = pool_->Allocate();
+  TAUSERVE_CHECK(!page.empty() && sequence->reserved_pages_ > 0, "a reserved page is missing");
+  sequence->reserved_pages_--;
+  reserved_pages_--;
+  return page;
 }
 
 void Scheduler::IndexFullPages(Sequence* sequence) {

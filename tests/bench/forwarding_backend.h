@@ -43,6 +43,7 @@ class ForwardingBackend : public Backend {
   absl::Status CreateKvCache(const KvCacheSpec& spec) override {
     return backend_->CreateKvCache(spec);
   }
+  void CopyPages(absl::Span<const PageCopy> copies) override { backend_->CopyPages(copies); }
   void BeginStep(absl::Span<const SequenceSlice> slices) override { backend_->BeginStep(slices); }
   void Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens, Matrix out) override {
     backend_->Embed(table, tokens, out);

@@ -46,6 +46,12 @@ def stream(server, message, timeout=PATIENCE, stub=None, **options):
     return (stub or server.stub).GenerateStream(request, timeout=timeout)
 
 
+def together(server, messages):
+    """The answers to GenerationInputs that are asked at once."""
+    calls = [server.stub.Generate.future(inference.GenerateRequest(input=m), timeout=PATIENCE) for m in messages]
+    return [call.result() for call in calls]
+
+
 def kinds(events):
     return [event.WhichOneof("event") for event in events]
 

@@ -74,6 +74,28 @@ def test_stop_strings_may_hold_commas(idle):
     assert answer["text"] == whole[:whole.index(" out")]
 
 
+def test_bad_words_and_truncation(idle):
+    done = cli(idle, "generate", STORY, "--temperature=0", "--max_new_tokens=12", "--bad_word=out", "--bad_word", "was")
+    assert done.returncode == 0 and " out" not in done.stdout and " was" not in done.stdout
+    sides = [cli(idle, "generate", STORY, "--temperature=0", "--max_new_tokens=4", "--truncate_prompt_tokens=9",
+                 f"--truncation_side={side}", "--json") for side in ("left", "right")]
+    answers = [json.loads(side.stdout) for side in sides]
+    assert [a["usage"]["prompt_tokens"] for a in answers] == [9, 9] and answers[0]["text"] != answers[1]["text"]
+    assert cli(idle, "generate", STORY, "--truncation_side=up").returncode == 2
+
+
+def test_candidates(idle):
+    args = ["generate", STORY, "--temperature=1", "--seed=3", "--max_new_tokens=12", "--num_candidates=3"]
+    done = cli(idle, *args, "--json", "--top_prompt_logprobs=1", "--return_token_ids")
+    answer = json.loads(done.stdout)
+    assert [c["index"] for c in answer["candidates"]] == [0, 1, 2]
+    assert answer["text"] == answer["candidates"][0]["text"] and all(c["finish_reason"] for c in answer["candidates"])
+    assert answer["usage"]["completion_tokens"] == sum(len(c["token_ids"]) for c in answer["candidates"])
+    assert len(answer["prompt_logprobs"]) == 17 and "logprob" not in answer["prompt_logprobs"][0]
+    shown = cli(idle, *args, "--stream").stdout
+    assert shown == "".join(f"--- candidate {c['index']} ---\n{c['text']}\n" for c in answer["candidates"])
+
+
 def test_known_answer_decides_the_exit_code(idle):
     right = cli(idle, "generate", f"--prompts={PROMPTS}", "--prompt_id=2k-0", "--temperature=0")
     assert (right.returncode, right.stdout) == (0, " 0031\n")

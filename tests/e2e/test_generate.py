@@ -3,10 +3,11 @@
 import json
 import math
 
+import grpc
 import pytest
 
 from protos import ROOT, inference
-from requests_made import STORY, generate, generation, kinds, stream, text_of, tokens_of
+from requests_made import STORY, generate, generation, kinds, refused, stream, text_of, tokens_of
 
 REFERENCE = json.loads((ROOT / "models" / "recall-9m" / "reference.json").read_text())["prompts"]
 
@@ -156,6 +157,35 @@ def test_logit_bias_and_allowed_tokens(server):
     assert set(response.candidates[0].token_ids) == {777}
 
 
+def contains(tokens, bad):
+    return any(tokens[i:i + len(bad)] == bad for i in range(len(tokens) - len(bad) + 1))
+
+
+def test_bad_words_never_come(server):
+    whole = generate(server, max_new_tokens=32, response={"token_ids": True}).candidates[0]
+    ids = list(whole.token_ids)
+    # Greedy up to where the last token of the sequence would come, and something else there.
+    bad = ids[5:8]
+    assert not contains(ids[:7], bad)
+    other = generate(server, max_new_tokens=32, sampling={"bad_words_ids": [inference.TokenIds(ids=bad)]},
+                     response={"token_ids": True}).candidates[0]
+    assert list(other.token_ids)[:7] == ids[:7] and other.token_ids[7] != ids[7]
+    assert not contains(list(other.token_ids), bad)
+    # A word, at any temperature.
+    assert " was" in whole.text
+    for seed in range(4):
+        sampling = {"bad_words": ["was"], "seed": seed, "temperature": 0.7 * seed}
+        assert " was " not in generate(server, temperature=None, max_new_tokens=64, sampling=sampling).candidates[0].text
+
+
+def test_bad_words_may_leave_nothing(server):
+    pair = [inference.TokenIds(ids=[400, 500]), inference.TokenIds(ids=[500, 500]), inference.TokenIds(ids=[400, 400]),
+            inference.TokenIds(ids=[500, 400])]
+    refused(lambda: generate(server, sampling={"allowed_token_ids": [400, 500], "bad_words_ids": pair}),
+            grpc.StatusCode.INVALID_ARGUMENT, "bad_words", "no token to choose")
+    refused(lambda: generate(server, sampling={"bad_words": [""]}), grpc.StatusCode.INVALID_ARGUMENT, "0 bytes")
+
+
 def test_max_new_tokens_default_is_bounded(server):
     response = generate(server, max_new_tokens=None, stopping={"ignore_eos": True})
     assert response.usage.completion_tokens == 1024
@@ -243,6 +273,11 @@ def test_truncated_prompt_keeps_its_end(server):
     cut = generate(server, ids, truncate_prompt_tokens=10, response={"token_ids": True, "prompt_token_ids": True})
     assert list(cut.prompt.token_ids) == ids[-10:]
     assert cut.candidates[0].token_ids == whole.candidates[0].token_ids
+    cut = generate(server, ids, truncate_prompt_tokens=10, truncation_side=inference.TRUNCATION_SIDE_RIGHT,
+                   response={"prompt_token_ids": True})
+    assert list(cut.prompt.token_ids) == ids[:10]
+    refused(lambda: generate(server, ids, truncation_side=7), grpc.StatusCode.INVALID_ARGUMENT,
+            "truncation_side is 7", "right")
 
 
 def test_time_limit_ends_softly(idle):

@@ -1,12 +1,10 @@
 """What requests do to each other: too few pages for all, priorities, a short prompt beside a long one."""
 
-import threading
-
 import grpc
 import pytest
 
 from protos import inference
-from requests_made import generate, generation, read_until, stream
+from requests_made import generate, generation, read_until, stream, together
 from server_process import PATIENCE, Server
 
 PAGE_BYTES = 6 * 4 * 64 * 64 * 2 * 4  # layers, KV heads, head_dim, tokens, keys and values, float32
@@ -30,20 +28,6 @@ def ask(server, message):
 
 def preemptions_of(server):
     return server.metrics().sum("preemptions_total")
-
-
-def together(server, messages):
-    answers = [None] * len(messages)
-
-    def run(i):
-        answers[i] = ask(server, messages[i])
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(messages))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
 
 
 def test_a_preempted_request_gives_what_it_gives_alone(small):

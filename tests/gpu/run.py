@@ -14,11 +14,12 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "recall-9m"
 KERNEL_TESTS = ["elementwise_test", "linear_test", "top_logits_test", "attention_test", "attention_adversarial_test",
-                "gpu_fault_test"]
+                "page_copy_test", "gpu_fault_test"]
 # Small shapes of every kind: instrumented kernels are many times slower.
 SANITIZED = {
     "elementwise_test": "*",
     "linear_test": "*",
+    "page_copy_test": "*",
     "top_logits_test": "*EveryStep*:*DoNotDepend*",
     "attention_test": "*OddLengthsAndPageEdges*:*ManyRaggedSequences*:*HeadsOfDifferentAlpha*:*DistanceBound*",
     "model_embedded_model_test": "*BFloat16*",

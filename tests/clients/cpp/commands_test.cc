@@ -81,6 +81,19 @@ TEST_F(CommandsTest, GenerateWithoutStreamShowsTheSameText) {
   EXPECT_EQ(err_.text(), "");
 }
 
+TEST_F(CommandsTest, CandidatesAreShownOneAfterTheOther) {
+  std::vector<v1::GenerateStreamResponse> events = WholeStream();
+  v1::GenerateStreamResponse other = Delta("Perhaps 43", 3);
+  other.mutable_delta()->set_index(1);
+  events.insert(events.begin() + 3, other);
+  server_.script().events = events;
+  options_.prompted.input.mutable_sampling()->set_num_candidates(2);
+  options_.progress = options_.stats = false;
+  EXPECT_EQ(Generate(), kOk);
+  EXPECT_EQ(out_.text(),
+            "--- candidate 0 ---\nThe answer is 42\n--- candidate 1 ---\nPerhaps 43\n");
+}
+
 TEST_F(CommandsTest, OnATerminalTheBarIsRewrittenInPlace) {
   server_.script().events = WholeStream();
   console_.err_columns = 80;

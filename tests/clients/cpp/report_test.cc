@@ -42,10 +42,10 @@ TEST(ProgressBarTest, FitsTheTerminal) {
 Outcome MakeOutcome() {
   Outcome o;
   o.request_id = "r1";
-  o.text = "hi";
+  o.candidates[0].text = "hi";
   o.started = o.completed = true;
-  o.finished.set_finish_reason(v1::FINISH_REASON_STOP_STRING);
-  o.finished.set_stop_string("\n");
+  o.candidates[0].finished.set_finish_reason(v1::FINISH_REASON_STOP_STRING);
+  o.candidates[0].finished.set_stop_string("\n");
   o.usage.set_prompt_tokens(1000);
   o.usage.set_cached_prompt_tokens(200);
   o.usage.set_completion_tokens(11);
@@ -90,6 +90,29 @@ TEST(ToJsonTest, HasEverything) {
   EXPECT_EQ(j["attention"]["prefill_blocks_attended"], 25);
   EXPECT_EQ(j["attention"]["prefill_blocks_never_scored_share"], 0.4);
   EXPECT_EQ(j["attention"]["kv_pages_skipped_share"], 0.75);
+  EXPECT_FALSE(j.contains("candidates") || j.contains("prompt_logprobs"));
+}
+
+TEST(ToJsonTest, ListsCandidatesAndThePromptsLogprobs) {
+  Outcome o = MakeOutcome();
+  o.candidate(2).text = "third";
+  o.candidates[2].finished.set_finish_reason(v1::FINISH_REASON_EOS_TOKEN);
+  o.candidates[2].finished.set_stop_token_id(1);
+  o.prompt_logprobs.resize(2);
+  o.prompt_logprobs[1].set_token_id(7);
+  o.prompt_logprobs[1].set_logprob(-0.5f);
+  o.prompt_logprobs[1].set_rank(1);
+  const nlohmann::ordered_json j = ToJson(o, grpc::Status::OK);
+  EXPECT_EQ(j["text"], "hi");
+  ASSERT_EQ(j["candidates"].size(), 3u);
+  EXPECT_EQ(j["candidates"][0]["stop_string"], "\n");
+  EXPECT_FALSE(j["candidates"][1].contains("finish_reason"));  // of which nothing is known
+  EXPECT_EQ(j["candidates"][2]["index"], 2);
+  EXPECT_EQ(j["candidates"][2]["text"], "third");
+  EXPECT_EQ(j["candidates"][2]["stop_token_id"], 1);
+  EXPECT_FALSE(j["prompt_logprobs"][0].contains("logprob"));
+  EXPECT_EQ(j["prompt_logprobs"][1]["logprob"], -0.5);
+  EXPECT_EQ(j["timings"]["decode_tokens_per_second"], 16.0);  // eight tokens in half a second
 }
 
 TEST(FailureTest, ExitCodes) {

@@ -62,6 +62,7 @@ TEST_F(AdmissionTest, TextBecomesTokens) {
   spec.bypass_prefix_cache = true;
   spec.skip_special_tokens = false;
   spec.top_logprobs = 20;
+  spec.top_prompt_logprobs = 0;
   const auto request = Admit(spec);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_THAT((*request)->prompt, ElementsAre('a', 'b'));
@@ -70,6 +71,7 @@ TEST_F(AdmissionTest, TextBecomesTokens) {
   EXPECT_TRUE((*request)->bypass_prefix_cache);
   EXPECT_FALSE((*request)->output.skip_special_tokens);
   EXPECT_EQ((*request)->output.top_logprobs, 20);
+  EXPECT_EQ((*request)->output.top_prompt_logprobs, 0);
   EXPECT_EQ((*request)->sampling.temperature, 0.5f);
   EXPECT_EQ((*request)->arrival, arrival_);
   EXPECT_EQ((*request)->deadline, deadline_);
@@ -157,7 +159,8 @@ TEST_F(AdmissionTest, MinimumNeedsAnAllowedTokenThatDoesNotEnd) {
   spec.stopping.stop_token_ids = {7};
   EXPECT_TRUE(Admit(spec).ok());
   spec.stopping.min_new_tokens = 3;
-  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"allowed_token_ids", "(2)", "of 3"});
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument,
+                {"the 2 tokens of allowed_token_ids", "of 3"});
   spec.stopping.ignore_eos = true;  // 2 is a token like others now
   EXPECT_TRUE(Admit(spec).ok());
   spec.stopping.ignore_eos = false;
@@ -167,10 +170,25 @@ TEST_F(AdmissionTest, MinimumNeedsAnAllowedTokenThatDoesNotEnd) {
   EXPECT_TRUE(Admit(spec).ok());
 }
 
-TEST_F(AdmissionTest, TruncationKeepsTheEnd) {
+TEST_F(AdmissionTest, BadWordsLeaveAnAllowedToken) {
+  GenerationSpec spec = Ids(10);
+  spec.sampling.allowed_token_ids = {2, 7};
+  spec.sampling.bad_words_ids = {{2}, {7, 7}};
+  EXPECT_TRUE(Admit(spec).ok());
+  spec.sampling.bad_words_ids.push_back({7});
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"2 tokens of allowed_token_ids", "bad"});
+}
+
+TEST_F(AdmissionTest, TruncationKeepsOneSide) {
   GenerationSpec spec;
   spec.text = "abcdef";
   spec.truncate_prompt_tokens = 2;
+  EXPECT_THAT((*Admit(spec))->prompt, ElementsAre('e', 'f'));
+  spec.truncation_side = TruncationSide::kRight;
+  EXPECT_THAT((*Admit(spec))->prompt, ElementsAre('a', 'b'));
+  spec.truncation_side = static_cast<TruncationSide>(3);
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"truncation_side is 3", "1 (left)"});
+  spec.truncation_side = TruncationSide::kLeft;
   EXPECT_THAT((*Admit(spec))->prompt, ElementsAre('e', 'f'));
   spec.truncate_prompt_tokens = 6;
   EXPECT_EQ((*Admit(spec))->prompt.size(), 6);
@@ -190,6 +208,9 @@ TEST_F(AdmissionTest, OtherLimits) {
   spec = Ids(1);
   spec.top_logprobs = 21;
   ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"top_logprobs", "21", "20"});
+  spec = Ids(1);
+  spec.top_prompt_logprobs = 21;
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"top_prompt_logprobs", "21", "20"});
   spec = Ids(1);
   spec.request_id = "a\nb";
   ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"request_id", "10"});

@@ -104,11 +104,13 @@ TEST(ResolveSamplingTest, EdgesOfTheRanges) {
   spec.top_k = std::numeric_limits<uint32_t>::max();
   spec.logit_bias = {{0, -100.f}, {kVocab - 1, 100.f}};
   spec.allowed_token_ids = {0, kVocab - 1};
+  spec.num_candidates = 64;
   const auto p = ResolveSampling(spec, {}, kVocab);
   ASSERT_TRUE(p.ok()) << p.status();
   EXPECT_EQ(p->top_k, kVocab);  // more changes nothing
   EXPECT_EQ(p->logit_bias.at(kVocab - 1), 100);
   EXPECT_THAT(p->allowed_token_ids, ElementsAre(0, kVocab - 1));
+  EXPECT_EQ(p->num_candidates, 64);
 }
 
 TEST(ResolveSamplingTest, OutOfRange) {
@@ -144,6 +146,62 @@ TEST(ResolveSamplingTest, OutOfRange) {
       },
       {"logit_bias", "1025", "1024"});
   refused([](SamplingSpec& s) { s.allowed_token_ids = {4294967295u}; }, {"4294967295", "100"});
+  for (uint32_t bad : {0u, 65u}) {
+    refused([&](SamplingSpec& s) { s.num_candidates = bad; }, {"num_candidates is", "[1, 64]"});
+  }
+}
+
+// Bytes, and nothing at all for a lone "-".
+class ByteTokenizer : public Tokenizer {
+ public:
+  int32_t vocab_size() const override { return kVocab; }
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool special) const override {
+    if (text == "-") return std::vector<int32_t>();
+    if (text.find('\xff') != text.npos) return absl::InvalidArgumentError("byte 255 at offset 0");
+    std::vector<int32_t> ids;
+    if (special) ids.push_back(0);
+    for (char c : text) ids.push_back(c % kVocab);
+    return ids;
+  }
+  absl::StatusOr<std::vector<int32_t>> EncodePieces(absl::Span<const TextPiece>) const override {
+    return absl::UnimplementedError("no pieces");
+  }
+  absl::StatusOr<std::string> Decode(absl::Span<const int32_t>, bool) const override { return ""; }
+  std::string TokenBytes(int32_t, bool) const override { return ""; }
+  std::string TokenString(int32_t) const override { return ""; }
+  bool IsSpecial(int32_t) const override { return false; }
+};
+
+TEST(ResolveBadWordsTest, WordsAloneAndBehindASpaceAndIdsAsTheyAre) {
+  SamplingSpec spec;
+  spec.bad_words = {"ab", " c"};
+  spec.bad_words_ids = {{7}, {kVocab - 1, 0}};
+  const auto bad = ResolveBadWords(spec, ByteTokenizer(), kVocab);
+  ASSERT_TRUE(bad.ok()) << bad.status();
+  EXPECT_THAT(*bad, ElementsAre(ElementsAre(97, 98), ElementsAre(32, 97, 98), ElementsAre(32, 99),
+                                ElementsAre(7), ElementsAre(kVocab - 1, 0)));
+  EXPECT_TRUE(ResolveBadWords({}, ByteTokenizer(), kVocab)->empty());
+}
+
+TEST(ResolveBadWordsTest, OutOfRange) {
+  auto refused = [](auto set, const std::vector<std::string>& parts) {
+    SamplingSpec spec;
+    set(spec);
+    ExpectInvalid(ResolveBadWords(spec, ByteTokenizer(), kVocab), parts);
+  };
+  refused([](SamplingSpec& s) { s.bad_words = {"a", ""}; }, {"bad word", "0 bytes", "256"});
+  refused([](SamplingSpec& s) { s.bad_words = {std::string(257, 'x')}; }, {"257 bytes", "256"});
+  refused([](SamplingSpec& s) { s.bad_words = {"-"}; }, {"bad word '-'", "no tokens"});
+  refused([](SamplingSpec& s) { s.bad_words = {"\xff"}; }, {"bad_words", "byte 255"});
+  refused([](SamplingSpec& s) { s.bad_words_ids = {{1}, {}}; }, {"bad_words_ids", "0 tokens"});
+  refused([](SamplingSpec& s) { s.bad_words_ids.emplace_back(257, 1); }, {"257 tokens", "256"});
+  refused([](SamplingSpec& s) { s.bad_words_ids = {{1, kVocab}}; }, {"bad_words_ids", "100"});
+  refused(
+      [](SamplingSpec& s) {
+        s.bad_words.assign(200, "a");
+        s.bad_words_ids.assign(57, {1});
+      },
+      {"257 entries", "256"});
 }
 
 TEST(ResolveStoppingTest, PassesThrough) {

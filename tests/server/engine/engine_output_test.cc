@@ -36,7 +36,7 @@ TEST_F(SpellingTest, EndTokenEndsAndIsNotShown) {
   FakeRequest f = Ask();
   EXPECT_EQ(f.sink->text(), "hello");
   EXPECT_EQ(f.sink->Wait().reason, FinishReason::kEosToken);
-  EXPECT_EQ(f.sink->Wait().stop_token, kFakeEos);
+  EXPECT_EQ(f.sink->finish().stop_token, kFakeEos);
   EXPECT_EQ(f.sink->Wait().new_tokens, 6);
 }
 
@@ -45,7 +45,7 @@ TEST_F(SpellingTest, StopStringAcrossTokens) {
   FakeRequest f = Ask([](Request& r) { r.stopping.stop_strings = {", tw"}; });
   EXPECT_EQ(f.sink->text(), "one");
   EXPECT_EQ(f.sink->Wait().reason, FinishReason::kStopString);
-  EXPECT_EQ(f.sink->Wait().stop_string, ", tw");
+  EXPECT_EQ(f.sink->finish().stop_string, ", tw");
 }
 
 TEST_F(SpellingTest, StopTokenAndMinimum) {
@@ -94,7 +94,7 @@ TEST_F(SpellingTest, IncludedStopStringIsShown) {
     r.stopping.include_stop_in_output = true;
   });
   EXPECT_EQ(f.sink->text(), "one, two");
-  EXPECT_EQ(f.sink->Wait().stop_string, "two");
+  EXPECT_EQ(f.sink->finish().stop_string, "two");
 }
 
 TEST_F(SpellingTest, IgnoredEndTokenGoesOnToTheMaximum) {

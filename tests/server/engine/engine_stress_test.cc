@@ -36,20 +36,27 @@ TEST(EngineStressTest, RandomRequestsFromManyThreads) {
       auto settle = [&](FakeRequest& f) {
         const Completion c = f.sink->Wait();
         ASSERT_EQ(f.sink->ends(), 1);
-        std::vector<int32_t> expected = ExpectedTokens(*f.request);
-        const std::vector<int32_t> got = f.sink->tokens();
+        const std::vector<int32_t> expected = ExpectedTokens(*f.request);
         if (c.reason == FinishReason::kMaxNewTokens) {
           finished++;
         } else {
           cancelled++;
         }
-        ASSERT_LE(got.size(), expected.size());
-        expected.resize(got.size());
-        ASSERT_EQ(got, expected);
+        for (int k = 0; k < f.request->sampling.num_candidates; k++) {
+          const std::vector<int32_t> got = f.sink->tokens(k);
+          ASSERT_LE(got.size(), expected.size());
+          ASSERT_EQ(got, std::vector(expected.begin(), expected.begin() + got.size()));
+        }
+        ASSERT_EQ(f.sink->finished() == f.request->sampling.num_candidates, c.status.ok());
+        if (f.request->output.top_prompt_logprobs && f.sink->tokens().size() > 0) {
+          ASSERT_EQ(f.sink->prompt_logprobs().size(), f.request->prompt.size());
+        }
       };
       for (int i = 0; i < kRequests; i++) {
         const std::string id = std::to_string(t) + "-" + std::to_string(i);
         FakeRequest f = MakeFakeRequest(id, 1 + random() % 300, 1 + random() % 40, random() % 3);
+        if (random() % 4 == 0) f.request->sampling.num_candidates = 2 + random() % 7;
+        if (random() % 5 == 0) f.request->output.top_prompt_logprobs = 1;
         if (random() % 10 == 0) {
           f.request->deadline = absl::Now() + absl::Microseconds(random() % 2000);
         }

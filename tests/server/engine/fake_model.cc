@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -34,29 +35,47 @@ absl::StatusOr<StepOutput> FakeModel::Run(const StepInput& input) {
     held_ = false;
     if (!failure_.ok()) return failure_;
   }
+  std::set<PageId> copied;
+  for (const PageCopy& copy : input.page_copies) {
+    std::copy_n(cache_.begin() + int64_t{copy.from} * kPageTokens, kPageTokens,
+                cache_.begin() + int64_t{copy.to} * kPageTokens);
+    copied.insert(copy.from);
+  }
+  for (const PageCopy& copy : input.page_copies) {
+    TAUSERVE_CHECK(!copied.contains(copy.to), "a page is both copied and written");
+  }
   stats_.assign(input.slices.size(), AttentionStats());
   logits_.assign(input.logit_rows.size() * kFakeVocab, 0.0f);
   size_t logit = 0;
+  std::set<int32_t> written;
   for (size_t s = 0; s < input.slices.size(); s++) {
     const SequenceSlice& slice = input.slices[s];
-    auto slot = [&](int position) -> int32_t& {
-      return cache_[slice.pages[position / kPageTokens] * kPageTokens + position % kPageTokens];
+    auto slot = [&](int position) {
+      return slice.pages[position / kPageTokens] * kPageTokens + position % kPageTokens;
     };
     for (int t = 0; t < slice.num_tokens; t++) {
-      slot(slice.context_tokens + t) = input.tokens[slice.first_row + t];
+      const int32_t at = slot(slice.context_tokens + t);
+      TAUSERVE_CHECK(written.insert(at).second, "two sequences write to a slot");
+      cache_[at] = input.tokens[slice.first_row + t];
     }
     stats_[s].keys_considered = stats_[s].support = slice.num_tokens;
-    const int last_row = slice.first_row + slice.num_tokens - 1;
-    if (logit >= input.logit_rows.size() || input.logit_rows[logit] != last_row) continue;
-    // The next token follows from what the cache holds: a page that another request overwrote would show.
-    const int position = slice.context_tokens + slice.num_tokens - 1;
-    uint32_t sum = 0;
-    for (int p = 0; p <= position; p++) sum = sum * 31 + static_cast<uint32_t>(slot(p));
-    absl::Span<float> row = absl::MakeSpan(logits_).subspan(logit++ * kFakeVocab, kFakeVocab);
-    row[FakeNext(static_cast<int32_t>(sum & 0xffff), position)] = 10;
-    if (on_logits) on_logits(slot(position), position, row);
   }
-  TAUSERVE_CHECK(logit == input.logit_rows.size(), "logits of a row that ends no slice");
+  for (size_t s = 0; s < input.slices.size(); s++) {
+    const SequenceSlice& slice = input.slices[s];
+    uint32_t sum = 0;
+    for (int p = 0; p < slice.context_tokens + slice.num_tokens; p++) {
+      const int32_t token = cache_[slice.pages[p / kPageTokens] * kPageTokens + p % kPageTokens];
+      sum = sum * 31 + static_cast<uint32_t>(token);
+      if (logit == input.logit_rows.size() ||
+          input.logit_rows[logit] != slice.first_row + p - slice.context_tokens) {
+        continue;
+      }
+      absl::Span<float> row = absl::MakeSpan(logits_).subspan(logit++ * kFakeVocab, kFakeVocab);
+      row[FakeNext(static_cast<int32_t>(sum & 0xffff), p)] = 10;
+      if (on_logits) on_logits(token, p, row);
+    }
+  }
+  TAUSERVE_CHECK(logit == input.logit_rows.size(), "logit rows out of order");
   StepOutput output{logits_, {}, stats_};
   if (top_logits == 0) return output;
   device_logits_ = logits_;
@@ -124,24 +143,35 @@ void RecordingSink::OnStarted(int32_t, int32_t cached_tokens) {
   started_ = true;
   cached_ = cached_tokens;
 }
-void RecordingSink::OnPrefillProgress(int32_t processed_tokens, int32_t) {
+void RecordingSink::OnPrefillProgress(int32_t processed_tokens, int32_t,
+                                      std::vector<TokenLogprob> logprobs) {
   std::lock_guard<std::mutex> lock(mutex_);
-  TAUSERVE_CHECK(started_ && ends_ == 0 && all_.tokens.empty(), "progress out of order");
+  TAUSERVE_CHECK(started_ && ends_ == 0 && deltas_.empty(), "progress out of order");
   progress_.push_back(processed_tokens);
+  prompt_logprobs_.insert(prompt_logprobs_.end(), logprobs.begin(), logprobs.end());
 }
 void RecordingSink::OnDelta(Delta delta) {
   std::lock_guard<std::mutex> lock(mutex_);
-  TAUSERVE_CHECK(started_ && ends_ == 0, "a delta out of order");
-  all_.text += delta.text;
-  all_.tokens.insert(all_.tokens.end(), delta.tokens.begin(), delta.tokens.end());
+  TAUSERVE_CHECK(started_ && ends_ == 0 && !finishes_.contains(delta.candidate),
+                 "a delta out of order");
+  Delta& all = all_[delta.candidate];
+  all.text += delta.text;
+  all.tokens.insert(all.tokens.end(), delta.tokens.begin(), delta.tokens.end());
   deltas_.push_back(std::move(delta));
   changed_.notify_all();
+}
+void RecordingSink::OnFinished(Finish finish) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  TAUSERVE_CHECK(ends_ == 0, "finished after the end");
+  const int32_t candidate = finish.candidate;
+  TAUSERVE_CHECK(finishes_.try_emplace(candidate, std::move(finish)).second, "finished twice");
 }
 void RecordingSink::OnEnd(const Completion& completion) {
   if (on_end) on_end();
   std::lock_guard<std::mutex> lock(mutex_);
   TAUSERVE_CHECK(ends_ == 0, "ended twice");
   TAUSERVE_CHECK(completion.status.ok() == completion.reason.has_value(), "status and reason");
+  TAUSERVE_CHECK(!completion.status.ok() || !finishes_.empty(), "OK without a finished candidate");
   ends_++;
   completion_ = completion;
   changed_.notify_all();
@@ -154,15 +184,27 @@ Completion RecordingSink::Wait() {
 }
 void RecordingSink::WaitForTokens(size_t n) {
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [&] { return all_.tokens.size() >= n || ends_ > 0; });
+  changed_.wait(lock, [&] { return all_[0].tokens.size() >= n || ends_ > 0; });
 }
-std::vector<int32_t> RecordingSink::tokens() {
+std::vector<int32_t> RecordingSink::tokens(int32_t candidate) {
   std::lock_guard<std::mutex> lock(mutex_);
-  return all_.tokens;
+  return all_[candidate].tokens;
 }
-std::string RecordingSink::text() {
+std::string RecordingSink::text(int32_t candidate) {
   std::lock_guard<std::mutex> lock(mutex_);
-  return all_.text;
+  return all_[candidate].text;
+}
+Finish RecordingSink::finish(int32_t candidate) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return finishes_.at(candidate);
+}
+int RecordingSink::finished() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return static_cast<int>(finishes_.size());
+}
+std::vector<TokenLogprob> RecordingSink::prompt_logprobs() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return prompt_logprobs_;
 }
 int32_t RecordingSink::cached_tokens() {
   std::lock_guard<std::mutex> lock(mutex_);

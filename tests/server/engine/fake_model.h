@@ -29,7 +29,8 @@ class FakeModel : public LanguageModel {
 
   const ModelInfo& info() const override { return info_; }
   int32_t num_pages() const override { return num_pages_; }
-  // Checks that each page is written by one sequence at a time and that every token reads back the tokens before it.
+  // Copies pages first. Checks that each slot is written by one sequence and that no page is both copied and written;
+  // logits follow from the tokens that the cache holds then, so a page that another sequence wrote to would show.
   absl::StatusOr<StepOutput> Run(const StepInput& input) override;
   absl::StatusOr<absl::Span<const float>> WholeRow(int64_t logit_row) override;
 
@@ -82,16 +83,21 @@ class FakeTokenizer : public Tokenizer {
 class RecordingSink : public ResultSink {
  public:
   void OnStarted(int32_t prompt_tokens, int32_t cached_tokens) override;
-  void OnPrefillProgress(int32_t processed_tokens, int32_t total_tokens) override;
+  void OnPrefillProgress(int32_t processed_tokens, int32_t total_tokens,
+                         std::vector<TokenLogprob> logprobs) override;
   void OnDelta(Delta delta) override;
+  void OnFinished(Finish finish) override;
   void OnEnd(const Completion& completion) override;
 
   // Waits for the end.
   Completion Wait();
-  // Waits until `n` tokens have come.
+  // Waits until `n` tokens of the first candidate have come.
   void WaitForTokens(size_t n);
-  std::vector<int32_t> tokens();
-  std::string text();
+  std::vector<int32_t> tokens(int32_t candidate = 0);
+  Finish finish(int32_t candidate = 0);  // that has been told of
+  int finished();                        // candidates
+  std::vector<TokenLogprob> prompt_logprobs();
+  std::string text(int32_t candidate = 0);
   int32_t cached_tokens();
   std::vector<int32_t> progress();
   std::vector<Delta> deltas();
@@ -106,7 +112,9 @@ class RecordingSink : public ResultSink {
   bool started_ = false;
   int32_t cached_ = 0;
   std::vector<int32_t> progress_;
-  Delta all_;
+  std::vector<TokenLogprob> prompt_logprobs_;
+  std::map<int32_t, Delta> all_;
+  std::map<int32_t, Finish> finishes_;
   std::vector<Delta> deltas_;
   Completion completion_;
   int ends_ = 0;

@@ -113,6 +113,14 @@ float* PlainBackend::CacheRow(int layer, const SequenceSlice& slice, int positio
   return cache_.data() + (token * cache_spec_.num_layers + layer) * row_values;
 }
 
+void PlainBackend::CopyPages(absl::Span<const PageCopy> copies) {
+  const int64_t page_values = BytesPerPage(cache_spec_) / sizeof(float);
+  for (const PageCopy& copy : copies) {
+    std::copy_n(cache_.begin() + copy.from * page_values, page_values,
+                cache_.begin() + copy.to * page_values);
+  }
+}
+
 void PlainBackend::BeginStep(absl::Span<const SequenceSlice> slices) {
   slices_.assign(slices.begin(), slices.end());
   stats_.assign(slices.size(), AttentionStats());

@@ -28,6 +28,7 @@ class PlainBackend : public Backend {
   std::unique_ptr<DeviceBuffer> LoadVector(const HostTensor& values) override;
   absl::Status CreateKvCache(const KvCacheSpec& spec) override;
 
+  void CopyPages(absl::Span<const PageCopy> copies) override;
   void BeginStep(absl::Span<const SequenceSlice> slices) override;
   void Embed(const EmbeddingWeight& table, absl::Span<const int32_t> tokens, Matrix out) override;
   void RmsNorm(Matrix in, const DeviceBuffer& weight, float epsilon, Matrix out) override;

@@ -33,7 +33,7 @@ StepOutput SequenceRunner::Step(const std::vector<Piece>& pieces,
     tokens.insert(tokens.end(), piece.tokens.begin(), piece.tokens.end());
     slices.push_back(slice);
   }
-  absl::StatusOr<StepOutput> output = model_->Run({tokens, slices, logit_rows, queries});
+  absl::StatusOr<StepOutput> output = model_->Run({tokens, slices, logit_rows, queries, {}});
   TAUSERVE_CHECK(output.ok(), std::string(output.status().message()).c_str());
   return *output;
 }

@@ -75,6 +75,9 @@ TEST(ConvertTest, EveryFieldArrives) {
   s.set_seed(9);
   (*s.mutable_logit_bias())[10] = 11;
   s.add_allowed_token_ids(12);
+  s.set_num_candidates(19);
+  s.add_bad_words("bad");
+  s.add_bad_words_ids()->add_ids(18);
   v1::StoppingCriteria& c = *input.mutable_stopping();
   c.set_max_new_tokens(13);
   c.set_min_new_tokens(14);
@@ -85,9 +88,11 @@ TEST(ConvertTest, EveryFieldArrives) {
   c.mutable_time_limit()->set_seconds(16);
   c.mutable_time_limit()->set_nanos(500'000'000);
   input.mutable_response()->set_skip_special_tokens(false);
+  input.mutable_response()->set_top_prompt_logprobs(20);
   input.mutable_cache()->set_bypass_prefix_cache(true);
   input.mutable_cache()->set_salt("salt");
   input.set_truncate_prompt_tokens(17);
+  input.set_truncation_side(v1::TRUNCATION_SIDE_RIGHT);
 
   const GenerationSpec spec = ToSpec(input);
   EXPECT_EQ(spec.request_id, "id");
@@ -104,6 +109,8 @@ TEST(ConvertTest, EveryFieldArrives) {
   EXPECT_EQ(spec.sampling.seed, 9);
   EXPECT_THAT(spec.sampling.logit_bias, ElementsAre(testing::Pair(10, 11)));
   EXPECT_THAT(spec.sampling.allowed_token_ids, ElementsAre(12));
+  EXPECT_THAT(spec.sampling.bad_words, ElementsAre("bad"));
+  EXPECT_THAT(spec.sampling.bad_words_ids, ElementsAre(ElementsAre(18u)));
   EXPECT_EQ(spec.stopping.max_new_tokens, 13);
   EXPECT_EQ(spec.stopping.min_new_tokens, 14);
   EXPECT_THAT(spec.stopping.stop_strings, ElementsAre("stop"));
@@ -111,9 +118,12 @@ TEST(ConvertTest, EveryFieldArrives) {
   EXPECT_TRUE(spec.stopping.include_stop_in_output && spec.stopping.ignore_eos);
   EXPECT_EQ(spec.stopping.time_limit, absl::Milliseconds(16500));
   EXPECT_FALSE(spec.skip_special_tokens);
+  EXPECT_EQ(spec.top_prompt_logprobs, 20);
+  EXPECT_EQ(spec.sampling.num_candidates, 19);
   EXPECT_TRUE(spec.bypass_prefix_cache);
   EXPECT_EQ(spec.cache_salt, "salt");
   EXPECT_EQ(spec.truncate_prompt_tokens, 17);
+  EXPECT_EQ(spec.truncation_side, TruncationSide::kRight);
 }
 
 TEST(ConvertTest, Durations) {
@@ -126,17 +136,19 @@ TEST(ConvertTest, Durations) {
 }
 
 TEST(ConvertTest, Finishes) {
-  Completion c;
+  Finish c;
+  c.candidate = 3;
   c.stop_token = 5;
   c.stop_string = "end";
   c.reason = FinishReason::kEosToken;
-  EXPECT_EQ(ToFinished(c).finish_reason(), v1::FINISH_REASON_EOS_TOKEN);
-  EXPECT_EQ(ToFinished(c).stop_token_id(), 5);
+  EXPECT_EQ(ToProto(c).finish_reason(), v1::FINISH_REASON_EOS_TOKEN);
+  EXPECT_EQ(ToProto(c).stop_token_id(), 5);
+  EXPECT_EQ(ToProto(c).index(), 3);
   c.reason = FinishReason::kStopString;
-  EXPECT_EQ(ToFinished(c).stop_string(), "end");
+  EXPECT_EQ(ToProto(c).stop_string(), "end");
   c.reason = FinishReason::kTimeLimit;
-  EXPECT_EQ(ToFinished(c).finish_reason(), v1::FINISH_REASON_TIME_LIMIT);
-  EXPECT_EQ(ToFinished(c).stop_match_case(), v1::CandidateFinished::STOP_MATCH_NOT_SET);
+  EXPECT_EQ(ToProto(c).finish_reason(), v1::FINISH_REASON_TIME_LIMIT);
+  EXPECT_EQ(ToProto(c).stop_match_case(), v1::CandidateFinished::STOP_MATCH_NOT_SET);
 }
 
 TEST(ConvertTest, MeansAreOverEntmaxRows) {

@@ -104,7 +104,13 @@ TEST_F(ChooseTokenTest, FewLogitsGiveTheWholeRowsTokens) {
     const std::vector<int32_t> so_far = SomeTokens(n, random_() % 9);
     std::vector<int32_t> forbidden;
     if (Chance(4)) forbidden = SomeTokens(n, 1 + random_() % 3);
-    if (Chance(8)) forbidden.push_back(std::max_element(row.begin(), row.end()) - row.begin());
+    const int32_t best = std::max_element(row.begin(), row.end()) - row.begin();
+    if (Chance(8)) forbidden.push_back(best);
+    for (int i = Chance(6) ? 3 : 0; i > 0; i--) {
+      const int end = std::min<int>(so_far.size(), random_() % 4);
+      params.bad_words.emplace_back(so_far.end() - end, so_far.end());
+      params.bad_words.back().push_back(i == 1 ? best : random_() % n);
+    }
     SampleInput whole;
     whole.prompt = prompt;
     whole.output = so_far;
@@ -228,6 +234,8 @@ TEST_F(ChooseTokenTest, WhatDoesNotDecideIsLeftToTheWholeRow) {
   EXPECT_FALSE(decides(3, [](P p, O) { p.top_k = 1, p.logit_bias = {{5, 1.0f}}; }));
   EXPECT_TRUE(decides(3, [](P p, O) { p.top_k = 1, p.logit_bias = {{5, -1.0f}}; }));
   EXPECT_FALSE(decides(3, [](P p, O) { p.top_k = 1, p.allowed_token_ids = {0}; }));
+  EXPECT_TRUE(decides(3, [](P p, O) { p.top_k = 1, p.bad_words = {{0}, {1}, {5, 2}}; }));
+  EXPECT_FALSE(decides(3, [](P p, O) { p.top_k = 1, p.bad_words = {{0}, {1}, {2}}; }));
   // What is known is all there is.
   EXPECT_TRUE(decides(6, [](P p, O) { p.top_k = 100; }, {0, 1, 2}));
 }
@@ -269,7 +277,10 @@ TEST_F(ChooseTokenTest, ErrorsAreTheWholeRows) {
       whole.logits = row;
       few.top = top_.get();
       const auto expected = ChooseToken(sampler, params, {}, whole);
-      EXPECT_EQ(expected.status().code(), absl::StatusCode::kInternal);
+      // The last row has finite logits: what is wrong is that all its tokens are forbidden.
+      EXPECT_EQ(expected.status().code(), row[0] == 1 && row[1] == 2 && row[2] == 3
+                                              ? absl::StatusCode::kInvalidArgument
+                                              : absl::StatusCode::kInternal);
       EXPECT_EQ(ChooseToken(sampler, params, {}, few).status(), expected.status());
     }
   }

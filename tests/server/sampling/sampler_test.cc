@@ -43,6 +43,15 @@ std::vector<double> Distribution(const SamplingParams& p, const SampleInput& in)
   for (int32_t t : in.output) counts[t]++;
   for (const auto& [t, c] : counts) l[t] -= p.presence_penalty + c * p.frequency_penalty;
   for (int32_t t : in.forbidden) l[t] = kNever;
+  // The output with the token behind it must not end with a bad word.
+  for (const std::vector<int32_t>& word : p.bad_words) {
+    for (int t = 0; t < n; t++) {
+      std::vector<int32_t> then(in.output.begin(), in.output.end());
+      then.push_back(t);
+      if (then.size() < word.size()) continue;
+      if (std::vector<int32_t>(then.end() - word.size(), then.end()) == word) l[t] = kNever;
+    }
+  }
   for (double& x : l) x /= p.temperature;
 
   std::vector<int> order(n);
@@ -146,6 +155,15 @@ TEST(SamplerTest, EveryParameterMeansWhatItSays) {
   CheckDistribution(with([](auto& p) { p.frequency_penalty = 0.7f; }), in, "frequency");
   CheckDistribution(with([](auto& p) { p.logit_bias = {{1, 5.0f}, {2, -100.0f}}; }), in, "bias");
   CheckDistribution(with([](auto& p) { p.allowed_token_ids = {1, 2, 30}; }), in, "allowed");
+  // The output ends with 20, 21, 20; the prompt, which does not count, with 7, 11.
+  CheckDistribution(with([](auto& p) {
+                      p.bad_words = {{5}, {20, 8}, {21, 20, 9}, {21, 10}};
+                    }),
+                    in, "bad words");
+  CheckDistribution(with([](auto& p) {
+                      p.bad_words = {{11, 7, 20, 20, 21, 20, 3}, {7, 20, 20, 21, 20, 4}};
+                    }),
+                    in, "a bad word longer than the output, and one of all of it");
   CheckDistribution(with([](auto& p) {
                       p.temperature = 1.3f;
                       p.top_k = 20;
@@ -188,6 +206,11 @@ TEST(SamplerTest, RandomParametersDrawExactlyTheStatedToken) {
     if (chance()) p.frequency_penalty = between(-2, 2);
     for (int i = chance() ? 5 : 0; i > 0; i--) p.logit_bias[random() % n] = between(-20, 20);
     for (int i = chance() ? 10 : 0; i > 0; i--) p.allowed_token_ids.push_back(random() % n);
+    for (int i = chance() ? 4 : 0; i > 0 && p.allowed_token_ids.empty() && n > 4; i--) {
+      const int from = output.size() - random() % (std::min<size_t>(output.size(), 4) + 1);
+      p.bad_words.emplace_back(output.begin() + from, output.end());
+      p.bad_words.back().push_back(random() % n);
+    }
     SampleInput in;
     in.logits = logits;
     in.prompt = prompt;
@@ -277,7 +300,12 @@ TEST(SamplerTest, UnusableLogitsAreAnError) {
   EXPECT_EQ(sampler.Sample(allowed, in).status().code(), absl::StatusCode::kInternal);
   const std::vector<float> none(3, -std::numeric_limits<float>::infinity());
   in.logits = none;
-  EXPECT_FALSE(sampler.Sample(SamplingParams(), in).ok());
+  EXPECT_EQ(sampler.Sample(SamplingParams(), in).status().code(), absl::StatusCode::kInternal);
+  // Where the parameters rule out all that is finite, they are wrong.
+  const std::vector<float> whole = {0, 2, 1};
+  in.logits = whole;
+  allowed.bad_words = {{0}, {2}};
+  EXPECT_EQ(sampler.Sample(allowed, in).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(SamplerTest, ExtremesStayFinite) {

@@ -3,47 +3,15 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
 #include <memory>
-#include <random>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "server/scheduler/step_budget.h"
+#include "tests/server/scheduler/made_sequences.h"
 
 namespace tauserve {
 namespace {
-
-constexpr int kAll = 1 << 20;  // as many tokens of prompts as fit
-
-// Sequences are made in order of arrival, a millisecond apart.
-std::unique_ptr<Sequence> MakeSequence(int prompt, int max_new, int first_token = 0,
-                                       int priority = 0) {
-  static absl::Time now = absl::UnixEpoch();
-  auto request = std::make_shared<Request>();
-  for (int i = 0; i < prompt; i++) request->prompt.push_back(first_token + i);
-  request->stopping.max_new_tokens = max_new;
-  request->priority = priority;
-  request->arrival = now += absl::Milliseconds(1);
-  return std::make_unique<Sequence>(std::move(request));
-}
-
-// Appends a token to every sequence whose tokens are all computed.
-void AppendTokens(const std::vector<Scheduler::Entry>& entries) {
-  for (const Scheduler::Entry& e : entries) {
-    if (e.sequence->remaining() == 0) e.sequence->Append(1);
-  }
-}
-
-// Tokens of each entry of a step.
-using Tokens = std::vector<std::pair<const Sequence*, int>>;
-Tokens TokensOf(const Scheduler::Step& step) {
-  Tokens tokens;
-  for (const Scheduler::Entry& e : step.entries) tokens.emplace_back(e.sequence, e.num_tokens);
-  return tokens;
-}
 
 TEST(SchedulerTest, ChunksAPromptUnderTheBudget) {
   PagePool pool(10);
@@ -270,142 +238,6 @@ TEST(SchedulerTest, BypassNeitherUsesNorLeavesPages) {
   EXPECT_EQ(run(false), 0);
   EXPECT_EQ(run(true), 0);
   EXPECT_EQ(run(false), 192);
-}
-
-// Random arrivals, lengths, priorities and removals in a small pool; after every step the books must balance.
-class RandomLoad {
- public:
-  RandomLoad(uint32_t seed, bool cached)
-      : random_(seed),
-        index_(&pool_),
-        scheduler_({.max_batched_tokens = kBudget, .max_running_requests = kMost}, &pool_,
-                   cached ? &index_ : nullptr) {}
-
-  void Run(int steps) {
-    for (int i = 0; i < steps; i++) {
-      Change();
-      Step();
-      if (testing::Test::HasFatalFailure()) return;
-    }
-    // Without arrivals all get to their end, however often they were preempted.
-    for (int i = 0; !live_.empty(); i++) {
-      ASSERT_LT(i, 100000) << live_.size() << " sequences go on for ever";
-      Step();
-      if (testing::Test::HasFatalFailure()) return;
-    }
-    EXPECT_EQ(pool_.free_pages(), kPages);
-    EXPECT_EQ(scheduler_.num_running() + scheduler_.num_waiting(), 0);
-    EXPECT_EQ(scheduler_.waiting_prompt_tokens(), 0);
-    EXPECT_GT(finished_, steps / 100);
-    EXPECT_GT(preemptions_, steps / 1000);
-  }
-
- private:
-  static constexpr int kPages = 12, kBudget = 48, kMost = 5;
-
-  void Change() {
-    if (random_() % 3 == 0 && live_.size() < 20) {
-      const int max_new = 1 + random_() % (random_() % 2 == 0 ? 400 : 60);
-      const int priority = random_() % 5 == 0 ? static_cast<int>(random_() % 3) - 1 : 0;
-      live_.push_back(MakeSequence(1 + random_() % 300, max_new, random_() % 2, priority));
-      scheduler_.Add(live_.back().get());
-    }
-    if (!live_.empty() && random_() % 20 == 0) Take(live_[random_() % live_.size()].get());
-  }
-
-  void Take(Sequence* sequence) {
-    scheduler_.Remove(sequence);
-    expected_.erase(sequence);
-    std::erase_if(live_, [&](const auto& s) { return s.get() == sequence; });
-  }
-
-  void Step() {
-    const int prefill = random_() % 4 == 0 ? 1 + random_() % kBudget : kAll;
-    const int oldest_before = live_.empty() ? 0 : expected_.contains(Oldest());
-    const Scheduler::Step& step = scheduler_.Schedule(prefill);
-    for (const Sequence* s : step.preempted) {
-      ASSERT_TRUE(s != Oldest() || !oldest_before) << "the oldest one was preempted";
-      ASSERT_EQ(s->num_pages(), 0);
-      expected_.erase(s);
-      preemptions_++;
-    }
-    ASSERT_TRUE(step.preempted.empty() || step.admitted.empty());
-    ASSERT_EQ(step.entries.empty(), live_.empty());
-    ASSERT_LE(step.entries.size(), static_cast<size_t>(kMost));
-    for (const Sequence* s : step.admitted) expected_[s] = s->computed();
-    int tokens = 0, prompts = 0;
-    bool in_prompts = false;
-    std::set<const Sequence*> stepped;
-    for (const Scheduler::Entry& e : step.entries) {
-      ASSERT_TRUE(stepped.insert(e.sequence).second);
-      ASSERT_GT(e.num_tokens, 0);
-      ASSERT_EQ(e.sequence->computed(), expected_.at(e.sequence));  // each token exactly once
-      ASSERT_LE(e.num_tokens, e.sequence->remaining());
-      ASSERT_GE(e.sequence->num_pages() * kPageTokens, e.sequence->computed() + e.num_tokens);
-      ASSERT_FALSE(in_prompts && !e.sequence->in_prefill()) << "a decode row behind a prompt";
-      in_prompts = e.sequence->in_prefill();
-      tokens += e.num_tokens;
-      if (in_prompts) prompts += e.num_tokens;
-      expected_[e.sequence] += e.num_tokens;
-    }
-    ASSERT_LE(tokens, kBudget);
-    ASSERT_LE(prompts, prefill);
-    // Every running sequence that decodes is in the step.
-    for (const auto& [s, computed] : expected_) {
-      ASSERT_TRUE(s->in_prefill() || stepped.contains(s));
-    }
-    // Nobody overtakes: whoever waits ranks behind everyone who was admitted in this step.
-    for (const Sequence* admitted : step.admitted) {
-      for (const auto& s : live_) {
-        ASSERT_TRUE(expected_.contains(s.get()) || RankOf(*s) >= RankOf(*admitted));
-      }
-    }
-    scheduler_.Commit();
-    const std::vector<Scheduler::Entry> entries = step.entries;
-    AppendTokens(entries);
-    for (const Scheduler::Entry& e : entries) {
-      if (e.sequence->new_tokens() < e.sequence->request().stopping.max_new_tokens) continue;
-      Take(e.sequence);
-      finished_++;
-    }
-    std::set<PageId> in_use;
-    for (const auto& s : live_) {
-      for (int p = 0; p < s->num_pages(); p++) in_use.insert(s->page_table()[p]);
-    }
-    ASSERT_EQ(pool_.free_pages(), kPages - static_cast<int>(in_use.size()));
-    ASSERT_EQ(static_cast<size_t>(scheduler_.num_running()), expected_.size());
-    ASSERT_EQ(scheduler_.num_running() + scheduler_.num_waiting(), static_cast<int>(live_.size()));
-  }
-
-  static absl::Time RankOf(const Sequence& s) {
-    return s.request().arrival + s.request().priority * Scheduler::kPriorityUnit;
-  }
-  // Of the running ones, else of all.
-  const Sequence* Oldest() const {
-    const Sequence* oldest = nullptr;
-    for (const auto& s : live_) {
-      if (!expected_.empty() && !expected_.contains(s.get())) continue;
-      if (oldest == nullptr || RankOf(*s) < RankOf(*oldest)) oldest = s.get();
-    }
-    return oldest;
-  }
-
-  std::mt19937 random_;
-  PagePool pool_{kPages};
-  PrefixIndex index_;
-  Scheduler scheduler_;
-  std::vector<std::unique_ptr<Sequence>> live_;
-  std::map<const Sequence*, int> expected_;  // running ones: tokens that are computed so far
-  int64_t finished_ = 0, preemptions_ = 0;
-};
-
-TEST(SchedulerTest, RandomLoadKeepsTheInvariants) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
-  for (bool cached : {false, true}) {
-    RandomLoad load(seed, cached);
-    load.Run(60000);
-  }
 }
 
 }  // namespace
