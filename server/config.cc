@@ -37,6 +37,8 @@ ABSL_FLAG(absl::Duration, target_step_time, absl::Milliseconds(200),
 ABSL_FLAG(int32_t, max_message_bytes, 64 << 20, "largest request message");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the kernels; 0: one for each core");
 ABSL_FLAG(bool, prefix_cache, true, "keep full pages of prompts for later requests");
+ABSL_FLAG(int64_t, constraint_cache_bytes, 256 << 20,
+          "of compiled constraints of structured outputs that are kept for later requests");
 ABSL_FLAG(
     std::string, dtype, "auto",
     "operands of linear layers: float32, bfloat16, or auto: float32 on a CPU, bfloat16 on a GPU");
@@ -83,6 +85,7 @@ constexpr const char* kNames[] = {"model",
                                   "max_message_bytes",
                                   "threads",
                                   "prefix_cache",
+                                  "constraint_cache_bytes",
                                   "dtype",
                                   "kv_dtype",
                                   "chat_template",
@@ -234,6 +237,7 @@ absl::Status Check(const ServerConfig& c) {
         CheckRange("max_running_requests", c.max_running_requests, 1, c.max_batched_tokens),
         CheckRange("max_waiting_requests", c.max_waiting_requests, 1, 1 << 20),
         CheckRange("max_waiting_prompt_tokens", c.max_waiting_prompt_tokens, 1, int64_t{1} << 40),
+        CheckRange("constraint_cache_bytes", c.constraint_cache_bytes, 1 << 20, int64_t{1} << 40),
         CheckRange("max_message_bytes", c.max_message_bytes, 1 << 10, 1 << 30),
         CheckRange("max_concurrent_streams", c.max_concurrent_streams, 1, 1 << 20),
         CheckNotBelow("max_connection_age", c.max_connection_age, absl::Seconds(1)),
@@ -282,6 +286,7 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   c.threads = absl::GetFlag(FLAGS_threads);
   c.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
+  c.constraint_cache_bytes = absl::GetFlag(FLAGS_constraint_cache_bytes);
   c.chat_template = absl::GetFlag(FLAGS_chat_template);
   c.tls_cert = absl::GetFlag(FLAGS_tls_cert);
   c.tls_key = absl::GetFlag(FLAGS_tls_key);

@@ -29,6 +29,7 @@ struct ServerConfig {
   int32_t max_message_bytes = 0;
   int32_t threads = 0;
   bool prefix_cache = true;
+  int64_t constraint_cache_bytes = 0;
   std::optional<DataType> compute_type;  // without: the device's choice
   std::optional<DataType> kv_type;       // without: as compute_type
   std::string chat_template;

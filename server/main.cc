@@ -20,6 +20,7 @@
 #include "nlohmann/json.hpp"
 #include "server/admission/admission.h"
 #include "server/config.h"
+#include "server/constraint/constraint_cache.h"
 #include "server/engine/engine.h"
 #include "server/model/chat/chat_template.h"
 #include "server/model/generation_config.h"
@@ -89,6 +90,7 @@ struct Server {
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<MetricsServer> metrics_server;
+  std::unique_ptr<ConstraintCache> constraints;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Admission> admission;
   RpcSecurity security;
@@ -229,8 +231,10 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   const int64_t cache_tokens = int64_t{s.model->num_pages()} * kPageTokens;
   const int32_t context =
       static_cast<int32_t>(std::min<int64_t>(info.max_context_tokens, cache_tokens));
+  s.constraints = std::make_unique<ConstraintCache>(s.tokenizer.get(), info.vocab_size,
+                                                    config.constraint_cache_bytes, s.metrics.get());
   s.admission = std::make_unique<Admission>(&info, s.tokenizer.get(), std::move(s.chat_template),
-                                            generation->sampling, context);
+                                            generation->sampling, context, s.constraints.get());
   RpcOptions rpc;
   rpc.listen = config.listen;
   rpc.control_listen = config.control_listen;

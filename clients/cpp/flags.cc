@@ -45,6 +45,10 @@ ABSL_FLAG(absl::optional<float>, repetition_penalty, absl::nullopt, "1: off");
 ABSL_FLAG(absl::optional<float>, presence_penalty, absl::nullopt, "0: off");
 ABSL_FLAG(absl::optional<float>, frequency_penalty, absl::nullopt, "0: off");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "same seed, same tokens");
+ABSL_FLAG(std::string, regex, "", "what the whole output matches");
+ABSL_FLAG(std::string, json_schema, "",
+          "the output is JSON of this schema: a file, or itself if it begins with {");
+ABSL_FLAG(bool, json_object, false, "the output is a JSON object");
 ABSL_FLAG(absl::optional<uint32_t>, max_new_tokens, absl::nullopt, "most tokens to generate");
 ABSL_FLAG(absl::optional<uint32_t>, min_new_tokens, absl::nullopt, "fewest tokens to generate");
 ABSL_FLAG(std::vector<std::string>, stop_token_ids, {}, "end at these tokens, comma between");
@@ -91,6 +95,9 @@ std::vector<const char*> WithGenerationFlags(std::vector<const char*> flags) {
                              "presence_penalty",
                              "frequency_penalty",
                              "seed",
+                             "regex",
+                             "json_schema",
+                             "json_object",
                              "max_new_tokens",
                              "min_new_tokens",
                              kStopFlag,

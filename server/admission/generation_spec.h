@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "server/constraint/constraint.h"
 #include "server/model/chat/render.h"
 
 namespace tauserve {
@@ -46,6 +47,7 @@ struct GenerationSpec {
   std::optional<ChatPrompt> chat;
   SamplingSpec sampling;
   StoppingSpec stopping;
+  std::optional<ConstraintSpec> constraint;
   std::optional<uint32_t> top_logprobs;
   bool skip_special_tokens = true;
   bool bypass_prefix_cache = false;

@@ -21,7 +21,8 @@ Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tok
       scheduler_({options.max_batched_tokens, options.max_running_requests}, &pool_,
                  index_ ? &*index_ : nullptr),
       step_budget_(options.max_batched_tokens, options.target_step_time),
-      sampler_(model->info().vocab_size) {
+      sampler_(model->info().vocab_size),
+      mask_((model->info().vocab_size + 63) / 64) {
   PublishLoad();
   thread_ = std::thread([this] { Main(); });
 }
@@ -188,6 +189,16 @@ absl::Status Engine::Loop::Emit(ActiveRequest& a, const StepInput& step, const S
   input.output = a.sequence.output();
   if (a.sequence.new_tokens() < request.stopping.min_new_tokens) {
     input.forbidden = a.output.stop_tokens();
+  }
+  if (a.output.constrained()) {
+    const absl::Time begin = absl::Now();
+    if (absl::Status s = a.output.FillMask(absl::MakeSpan(mask_)); !s.ok()) {
+      End(a, absl::Status(s.code(), absl::StrCat("request ", request.id, ": ", s.message())),
+          std::nullopt);
+      return absl::OkStatus();
+    }
+    metrics_->ConstraintMask(absl::Now() - begin);
+    input.mask = mask_;
   }
   auto chosen = ChooseToken(sampler_, request.sampling, request.output, input);
   if (chosen.ok() && !*chosen) {

@@ -16,6 +16,8 @@
 
 namespace tauserve {
 
+class Constraint;
+
 // Meanings and ranges are those of SamplingParameters in proto/tauserve/inference/v1/inference.proto.
 struct SamplingParams {
   float temperature = 1;
@@ -29,6 +31,7 @@ struct SamplingParams {
   uint64_t seed = 0;
   absl::flat_hash_map<int32_t, float> logit_bias;
   std::vector<int32_t> allowed_token_ids;
+  std::shared_ptr<Constraint> constraint;  // null: none
 
   bool greedy() const { return temperature == 0; }
 };
@@ -66,6 +69,7 @@ enum class FinishReason {
   kContextLimit,
   kTimeLimit,
   kAborted,
+  kConstraintComplete,
 };
 const char* NameOf(FinishReason reason);  // "eos_token", "stop_token", ...
 
@@ -78,7 +82,8 @@ struct Delta {
 // How a request ended. `status` is OK if and only if it has a finish reason.
 struct Completion {
   absl::Status
-      status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL
+      status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL,
+               // INVALID_ARGUMENT (the constraint can't be followed further)
   std::optional<FinishReason> reason;
   int32_t stop_token = -1;  // kEosToken, kStopToken
   std::string stop_string;  // kStopString

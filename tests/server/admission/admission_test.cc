@@ -26,7 +26,7 @@ class AdmissionTest : public testing::Test {
     info_.vocab_size = kFakeVocab;
     SamplingParams defaults;
     defaults.temperature = 0.5f;
-    admission_.emplace(&info_, &tokenizer_, ChatTemplate(), defaults, kContext);
+    admission_.emplace(&info_, &tokenizer_, ChatTemplate(), defaults, kContext, &constraints_);
   }
 
   absl::StatusOr<std::shared_ptr<Request>> Admit(const GenerationSpec& spec) const {
@@ -50,6 +50,7 @@ class AdmissionTest : public testing::Test {
   FakeTokenizer tokenizer_;
   const absl::Time arrival_ = absl::UnixEpoch() + absl::Seconds(5);
   const absl::Time deadline_ = absl::UnixEpoch() + absl::Seconds(9);
+  ConstraintCache constraints_{&tokenizer_, kFakeVocab, 1 << 20, nullptr};
   std::optional<Admission> admission_;
 };
 
