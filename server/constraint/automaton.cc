@@ -9,8 +9,8 @@
 namespace tauserve {
 namespace {
 
-// What one mask may take, in items of some 30 ns: about 10 ms. Masks of ordinary constraints make hundreds.
-constexpr int64_t kMaxWorkOfMask = 1 << 18;
+// What one mask may take, in items of some 50 ns: a few milliseconds. Masks of ordinary constraints take hundredths.
+constexpr int64_t kMaxWorkOfMask = 1 << 16;
 constexpr int64_t kWorkOfSet = 16;
 
 }  // namespace
@@ -46,8 +46,9 @@ Automaton::Automaton(Nfa nfa, int32_t vocab_size, int64_t max_bytes)
 
 Automaton::Place Automaton::Start() {
   turn_++;
+  reached_.clear();
   Reach({nfa_.start, nullptr});
-  return Place(memory_, Make(std::exchange(reached_, {})));
+  return Place(memory_, Make(reached_));
 }
 
 bool Automaton::Complete(const Place& place) { return place.set_->complete; }
@@ -135,7 +136,7 @@ Automaton::Set* Automaton::Step(Set& from, uint8_t byte_class) {
     }
     work_ += 1 + state.count / 8;
   }
-  return from.next[byte_class] = Make(std::vector<Item>(reached_));
+  return from.next[byte_class] = Make(reached_);
 }
 
 Automaton::Place Automaton::Follow(const Place& from, absl::string_view bytes) {

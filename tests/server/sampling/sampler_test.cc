@@ -43,6 +43,9 @@ std::vector<double> Distribution(const SamplingParams& p, const SampleInput& in)
   for (int32_t t : in.output) counts[t]++;
   for (const auto& [t, c] : counts) l[t] -= p.presence_penalty + c * p.frequency_penalty;
   for (int32_t t : in.forbidden) l[t] = kNever;
+  for (int t = 0; t < n && !in.mask.empty(); t++) {
+    if ((in.mask[t / 64] >> (t % 64) & 1) == 0) l[t] = kNever;
+  }
   for (double& x : l) x /= p.temperature;
 
   std::vector<int> order(n);
@@ -192,6 +195,10 @@ TEST(SamplerTest, RandomParametersDrawExactlyTheStatedToken) {
     in.logits = logits;
     in.prompt = prompt;
     in.output = output;
+    std::vector<uint64_t> mask((n + 63) / 64);
+    for (uint64_t& word : mask) word = uint64_t{random()} << 32 | random();
+    mask[0] |= 3;
+    if (p.allowed_token_ids.empty() && chance()) in.mask = mask;
     const std::vector<double> q = Distribution(p, in);
     Sampler sampler(n);
     for (int i = 0; i < 20; i++, draws++) {
