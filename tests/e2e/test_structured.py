@@ -18,7 +18,7 @@ from test_cli import cli
 
 sys.path.insert(0, str(ROOT / "tests" / "server" / "constraint"))
 
-from compare_constraints import random_schema, strict_loads  # noqa: E402
+from compare_constraints import FORMATS, random_schema, strict_loads  # noqa: E402
 
 COMPLETE = inference.FINISH_REASON_CONSTRAINT_COMPLETE
 PERSON = {
@@ -60,7 +60,7 @@ def answers(server, seeds, **fields):
 # Names that are free, as the third one's, seldom end by chance.
 @pytest.mark.parametrize("schema, least", zip(SCHEMAS, [4, 4, 0, 4]), ids=range(len(SCHEMAS)))
 def test_finished_answers_are_valid(server, schema, least):
-    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
     finished = 0
     for candidate in answers(server, 8, **structured(json_schema=json.dumps(schema))):
         if candidate.finish.finish_reason == inference.FINISH_REASON_MAX_NEW_TOKENS:
@@ -89,7 +89,7 @@ def test_random_schemas(server):
     for schema, candidate in zip(schemas, candidates):
         if candidate is None or candidate.finish.finish_reason == inference.FINISH_REASON_MAX_NEW_TOKENS:
             continue
-        jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(
+        jsonschema.Draft202012Validator(schema, format_checker=FORMATS).validate(
             strict_loads(candidate.text))
         finished += 1
     assert finished >= 8

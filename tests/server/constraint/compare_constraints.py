@@ -18,6 +18,7 @@ import sentencepiece
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 REGEX, SCHEMA, JSON_OBJECT = 1, 2, 3
+FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
 ALPHABET = 'abcAB01 .-"\\é漢😀\n'
 
 
@@ -238,7 +239,7 @@ def compare_schemas(tools, rng, count, walks):
             'type': 'object', 'properties': {'value': {'type': 'integer'},
                                              'children': {'type': 'array', 'items': {'$ref': '#/$defs/tree'}}}}}
         jsonschema.Draft202012Validator.check_schema(schema)
-        validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+        validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
         answer = tools[i % len(tools)].ask({'kind': SCHEMA, 'text': json.dumps(schema), 'walks': walks,
                                             'seed': rng.randrange(2 ** 32), 'max_tokens': 60})
         if 'error' in answer:
