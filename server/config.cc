@@ -26,7 +26,8 @@ ABSL_FLAG(
     int64_t, kv_cache_bytes, 0,
     "size of the KV cache; 0: on a CPU 2 GiB, or one full context if that is more; on a GPU nine "
     "tenths of the memory that the weights leave");
-ABSL_FLAG(int32_t, max_batched_tokens, 2048, "tokens of one engine step");
+ABSL_FLAG(int32_t, max_batched_tokens, 0,
+          "tokens of one engine step; 0: 2048 on a CPU, 8192 on a GPU");
 ABSL_FLAG(int32_t, max_running_requests, 64,
           "requests of one engine step; of one with several candidates each counts");
 ABSL_FLAG(int32_t, max_waiting_requests, 256, "requests in the queue; more are refused");
@@ -38,6 +39,8 @@ ABSL_FLAG(absl::Duration, target_step_time, absl::Milliseconds(200),
 ABSL_FLAG(int32_t, max_message_bytes, 64 << 20, "largest request message");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the kernels; 0: one for each core");
 ABSL_FLAG(bool, prefix_cache, true, "keep full pages of prompts for later requests");
+ABSL_FLAG(int64_t, constraint_cache_bytes, 256 << 20,
+          "of compiled constraints of structured outputs that are kept for later requests");
 ABSL_FLAG(
     std::string, dtype, "auto",
     "operands of linear layers: float32, bfloat16, or auto: float32 on a CPU, bfloat16 on a GPU");
@@ -90,6 +93,7 @@ constexpr const char* kNames[] = {"model",
                                   "max_message_bytes",
                                   "threads",
                                   "prefix_cache",
+                                  "constraint_cache_bytes",
                                   "dtype",
                                   "kv_dtype",
                                   "chat_template",
@@ -239,10 +243,12 @@ absl::Status Check(const ServerConfig& c) {
        {CheckAddress("listen", c.listen), CheckAddress("control_listen", c.control_listen),
         CheckAddress("metrics_listen", c.metrics_listen),
         CheckRange("kv_cache_bytes", c.kv_cache_bytes, 0, int64_t{1} << 50),
-        CheckRange("max_batched_tokens", c.max_batched_tokens, 1, 1 << 20),
-        CheckRange("max_running_requests", c.max_running_requests, 1, c.max_batched_tokens),
+        CheckRange("max_batched_tokens", c.max_batched_tokens, 0, 1 << 20),
+        CheckRange("max_running_requests", c.max_running_requests, 1,
+                   c.max_batched_tokens > 0 ? c.max_batched_tokens : 1 << 20),
         CheckRange("max_waiting_requests", c.max_waiting_requests, 1, 1 << 20),
         CheckRange("max_waiting_prompt_tokens", c.max_waiting_prompt_tokens, 1, int64_t{1} << 40),
+        CheckRange("constraint_cache_bytes", c.constraint_cache_bytes, 1 << 20, int64_t{1} << 40),
         CheckRange("max_message_bytes", c.max_message_bytes, 1 << 10, 1 << 30),
         CheckRange("max_concurrent_streams", c.max_concurrent_streams, 1, 1 << 20),
         CheckNotBelow("max_connection_age", c.max_connection_age, absl::Seconds(1)),
@@ -293,6 +299,7 @@ absl::StatusOr<ServerConfig> ReadConfig(int argc, const char* const* argv) {
   c.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   c.threads = absl::GetFlag(FLAGS_threads);
   c.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
+  c.constraint_cache_bytes = absl::GetFlag(FLAGS_constraint_cache_bytes);
   c.chat_template = absl::GetFlag(FLAGS_chat_template);
   c.tls_cert = absl::GetFlag(FLAGS_tls_cert);
   c.tls_key = absl::GetFlag(FLAGS_tls_key);

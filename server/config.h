@@ -21,7 +21,7 @@ struct ServerConfig {
   std::string control_listen;
   std::string metrics_listen;
   int64_t kv_cache_bytes = 0;
-  int32_t max_batched_tokens = 0;
+  int32_t max_batched_tokens = 0;  // 0: as the device likes
   int32_t max_running_requests = 0;
   int32_t max_waiting_requests = 0;
   int64_t max_waiting_prompt_tokens = 0;
@@ -29,6 +29,7 @@ struct ServerConfig {
   int32_t max_message_bytes = 0;
   int32_t threads = 0;
   bool prefix_cache = true;
+  int64_t constraint_cache_bytes = 0;
   std::optional<DataType> compute_type;  // without: the device's choice
   std::optional<DataType> kv_type;       // without: as compute_type
   std::string chat_template;

@@ -22,6 +22,7 @@
 #include "nlohmann/json.hpp"
 #include "server/admission/admission.h"
 #include "server/config.h"
+#include "server/constraint/constraint_cache.h"
 #include "server/engine/engine.h"
 #include "server/model/chat/chat_template.h"
 #include "server/model/generation_config.h"
@@ -108,6 +109,7 @@ struct Server {
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<MetricsServer> metrics_server;
+  std::unique_ptr<ConstraintCache> constraints;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Admission> admission;
   RpcSecurity security;
@@ -155,6 +157,12 @@ absl::Status LoadSecurity(const ServerConfig& config, RpcSecurity& security) {
   return absl::OkStatus();
 }
 
+// Chunks of a prompt shorter than a GPU's multiprocessors have work for leave part of them idle.
+int32_t MaxBatchedTokens(const ServerConfig& config, const DeviceInfo& device) {
+  if (config.max_batched_tokens > 0) return config.max_batched_tokens;
+  return device.own_memory ? 8192 : 2048;
+}
+
 absl::Status Load(const ServerConfig& config, Server& s) {
   absl::Time begin = absl::Now();
   auto done = [&](const char* phase) {
@@ -184,7 +192,7 @@ absl::Status Load(const ServerConfig& config, Server& s) {
   s.chat_template = *std::move(chat);
   done("tokenizer");
   ModelOptions options;
-  options.max_batched_tokens = config.max_batched_tokens;
+  options.max_batched_tokens = MaxBatchedTokens(config, s.backend->device());
   options.kv_cache_bytes = config.kv_cache_bytes;
   absl::StatusOr<std::unique_ptr<LanguageModel>> model =
       LoadModel(config.model, s.backend.get(), options);
@@ -211,10 +219,10 @@ void LogChatTemplate(const ChatTemplate& chat) {
   }
 }
 
-EngineOptions EngineOptionsOf(const ServerConfig& config) {
+EngineOptions EngineOptionsOf(const ServerConfig& config, const DeviceInfo& device) {
   EngineOptions options;
-  options.max_batched_tokens = config.max_batched_tokens;
-  options.max_running_requests = config.max_running_requests;
+  options.max_batched_tokens = MaxBatchedTokens(config, device);
+  options.max_running_requests = std::min(config.max_running_requests, options.max_batched_tokens);
   options.max_waiting_requests = config.max_waiting_requests;
   options.max_waiting_prompt_tokens = config.max_waiting_prompt_tokens;
   options.target_step_time = config.target_step_time;
@@ -232,7 +240,7 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   for (const auto& [phase, duration] : s.phases) s.metrics->SetStartupSeconds(phase, duration);
   absl::StatusOr<GenerationConfig> generation = LoadGenerationConfig(config.model, info.vocab_size);
   if (!generation.ok()) return generation.status();
-  EngineOptions options = EngineOptionsOf(config);
+  EngineOptions options = EngineOptionsOf(config, s.backend->device());
   options.on_failure = [&stop](const absl::Status& failure) { stop.Fail(failure); };
   s.engine = std::make_unique<Engine>(options, s.model.get(), s.tokenizer.get(), s.metrics.get());
   Engine* engine = s.engine.get();
@@ -248,8 +256,10 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   const int64_t cache_tokens = int64_t{s.model->num_pages()} * kPageTokens;
   const int32_t context =
       static_cast<int32_t>(std::min<int64_t>(info.max_context_tokens, cache_tokens));
+  s.constraints = std::make_unique<ConstraintCache>(s.tokenizer.get(), info.vocab_size,
+                                                    config.constraint_cache_bytes, s.metrics.get());
   s.admission = std::make_unique<Admission>(&info, s.tokenizer.get(), std::move(s.chat_template),
-                                            generation->sampling, context);
+                                            generation->sampling, context, s.constraints.get());
   RpcOptions rpc;
   rpc.listen = config.listen;
   rpc.control_listen = config.control_listen;
@@ -265,7 +275,7 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
                          start,
                          s.backend->device().name,
                          CompiledDevices(),
-                         EngineOptionsOf(config)};
+                         EngineOptionsOf(config, s.backend->device())};
   absl::StatusOr<std::unique_ptr<RpcServer>> started = RpcServer::Start(
       rpc, {s.engine.get(), s.admission.get(), s.metrics.get(), config.log_prompts},
       std::move(server_info));

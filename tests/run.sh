@@ -30,19 +30,19 @@ for part in "${parts[@]}"; do
       check_format
       build release
       echo "== test release"
-      ctest --preset release
+      ctest --preset release --parallel 2
       ;;
     asan)
       build asan
       echo "== test asan"
       ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
-        ctest --preset asan --label-exclude long
+        ctest --preset asan --parallel 2 --label-exclude long
       ;;
     tsan)
       build tsan
       echo "== test tsan"
       TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ignore_noninstrumented_modules=1" \
-        ctest --preset tsan --label-exclude long \
+        ctest --preset tsan --parallel 2 --label-exclude long \
           --tests-regex '^(thread_pool|attention|engine|engine_faults|engine_stress|admission|rpc_.*|security_.*|observability_.*|e2e_.*)_test$'
       ;;
     fuzz)

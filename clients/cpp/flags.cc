@@ -49,6 +49,10 @@ ABSL_FLAG(absl::optional<float>, frequency_penalty, absl::nullopt, "0: off");
 ABSL_FLAG(absl::optional<uint64_t>, seed, absl::nullopt, "same seed, same tokens");
 ABSL_FLAG(absl::optional<uint32_t>, num_candidates, absl::nullopt,
           "so many continuations, shown one after the other at the end");
+ABSL_FLAG(std::string, regex, "", "what the whole output matches");
+ABSL_FLAG(std::string, json_schema, "",
+          "the output is JSON of this schema: a file, or itself if it begins with {");
+ABSL_FLAG(bool, json_object, false, "the output is a JSON object");
 ABSL_FLAG(absl::optional<uint32_t>, max_new_tokens, absl::nullopt, "most tokens to generate");
 ABSL_FLAG(absl::optional<uint32_t>, min_new_tokens, absl::nullopt, "fewest tokens to generate");
 ABSL_FLAG(std::vector<std::string>, stop_token_ids, {}, "end at these tokens, comma between");
@@ -97,6 +101,9 @@ std::vector<const char*> WithGenerationFlags(std::vector<const char*> flags) {
                              "presence_penalty",
                              "frequency_penalty",
                              "seed",
+                             "regex",
+                             "json_schema",
+                             "json_object",
                              "max_new_tokens",
                              "min_new_tokens",
                              kStopFlag,

@@ -39,6 +39,35 @@ void SetSampling(v1::SamplingParameters& p) {
   if (auto v = absl::GetFlag(FLAGS_num_candidates)) p.set_num_candidates(*v);
 }
 
+// The whole file; NotFound if it can't be read.
+absl::StatusOr<std::string> ReadFile(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::string text = ReadAll(stream);
+  if (!stream.is_open() || stream.bad()) {
+    return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
+  }
+  return text;
+}
+
+absl::Status SetStructuredOutput(v1::GenerationInput& input) {
+  const std::string regex = absl::GetFlag(FLAGS_regex), schema = absl::GetFlag(FLAGS_json_schema);
+  const bool json_object = absl::GetFlag(FLAGS_json_object);
+  if (!regex.empty() + !schema.empty() + json_object > 1) {
+    return absl::InvalidArgumentError("one only: --regex, --json_schema or --json_object");
+  }
+  if (!regex.empty()) input.mutable_structured_output()->set_regex(regex);
+  if (json_object) input.mutable_structured_output()->mutable_json_object();
+  if (schema.empty()) return absl::OkStatus();
+  if (schema[0] == '{') {
+    input.mutable_structured_output()->set_json_schema(schema);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> text = ReadFile(schema);
+  if (!text.ok()) return text.status();
+  input.mutable_structured_output()->set_json_schema(*std::move(text));
+  return absl::OkStatus();
+}
+
 absl::Status SetStopping(const std::vector<std::string>& stop, v1::StoppingCriteria& c) {
   if (auto v = absl::GetFlag(FLAGS_max_new_tokens)) c.set_max_new_tokens(*v);
   if (auto v = absl::GetFlag(FLAGS_min_new_tokens)) c.set_min_new_tokens(*v);
@@ -96,6 +125,7 @@ absl::Status SetParameters(const CommandLine& line, v1::GenerationInput& input) 
   if (absl::Status s = SetStopping(line.stop, *input.mutable_stopping()); !s.ok()) return s;
   SetSampling(*input.mutable_sampling());
   for (const std::string& word : line.bad_words) input.mutable_sampling()->add_bad_words(word);
+  if (absl::Status s = SetStructuredOutput(input); !s.ok()) return s;
   input.set_request_id(absl::GetFlag(FLAGS_request_id));
   input.set_model(absl::GetFlag(FLAGS_model));
   if (auto v = absl::GetFlag(FLAGS_top_logprobs)) input.mutable_response()->set_top_logprobs(*v);
@@ -164,12 +194,7 @@ absl::StatusOr<std::string> ReadText(const std::vector<std::string>& arguments) 
     if (isatty(STDIN_FILENO)) std::fprintf(stderr, "text from the terminal; Ctrl-D ends it\n");
     return ReadAll(std::cin);
   }
-  std::ifstream stream(file, std::ios::binary);
-  std::string text = ReadAll(stream);
-  if (!stream.is_open() || stream.bad()) {
-    return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
-  }
-  return text;
+  return ReadFile(file);
 }
 
 absl::StatusOr<std::vector<uint32_t>> ParseIds(const std::vector<std::string>& words) {

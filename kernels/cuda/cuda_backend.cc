@@ -103,9 +103,7 @@ std::unique_ptr<DeviceBuffer> CudaBackend::LoadVector(const HostTensor& values) 
   const std::vector<float> floats = ToFloats(values);
   auto buffer = std::make_unique<GpuBuffer>(floats.size() * sizeof(float));
   Keep(NeedMemory(*buffer, "a vector", "the model does not fit into what is left"));
-  if (buffer->data() != nullptr) {
-    CUDA_CHECK(cudaMemcpy(buffer->data(), floats.data(), buffer->size(), cudaMemcpyHostToDevice));
-  }
+  if (buffer->data() != nullptr) Upload(buffer->data(), floats.data(), buffer->size());
   return buffer;
 }
 

@@ -62,7 +62,7 @@ const Head* CudaBackend::HeadsOf(int layer, const AttentionSpec& spec) {
   }
   const size_t bytes = heads.host.size() * sizeof(Head);
   if (Grown(heads.device, bytes, "a layer's heads") != nullptr) {
-    CUDA_CHECK(cudaMemcpy(heads.device.data(), heads.host.data(), bytes, cudaMemcpyHostToDevice));
+    Upload(heads.device.data(), heads.host.data(), bytes);
   }
   return heads.device.as<Head>();
 }

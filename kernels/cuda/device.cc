@@ -96,4 +96,9 @@ absl::Status NeedMemory(const GpuBuffer& buffer, const std::string& what,
                    Gigabytes(free), " of the GPU's ", Gigabytes(total), " are free; ", advice));
 }
 
+void Upload(void* to, const void* from, size_t bytes) {
+  CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+  CUDA_CHECK(cudaStreamSynchronize(nullptr));
+}
+
 }  // namespace tauserve::cuda

@@ -57,6 +57,10 @@ class GpuBuffer : public DeviceBuffer {
 absl::Status NeedMemory(const GpuBuffer& buffer, const std::string& what,
                         const std::string& advice);
 
+// Copies from the host, and returns when it has arrived: cudaMemcpy from pageable memory may return before, and streams that
+// don't block others don't wait for it.
+void Upload(void* to, const void* from, size_t bytes);
+
 }  // namespace tauserve::cuda
 
 #endif  // TAUSERVE_KERNELS_CUDA_DEVICE_H_

@@ -55,6 +55,30 @@ __device__ __forceinline__ bool BarrierTest(uint32_t barrier, uint32_t parity) {
   return ended != 0;
 }
 
+// Shared memory that threads read and write without a barrier between: any of the values written will do.
+__device__ __forceinline__ void StoreRelaxed(int32_t* to, int32_t x) {
+  asm volatile("st.relaxed.cta.shared.b32 [%0], %1;" ::"r"(SharedAddress(to)), "r"(x) : "memory");
+}
+__device__ __forceinline__ void StoreRelaxed(int64_t* to, int64_t x) {
+  asm volatile("st.relaxed.cta.shared.b64 [%0], %1;" ::"r"(SharedAddress(to)), "l"(x) : "memory");
+}
+__device__ __forceinline__ int32_t LoadRelaxed(const int32_t* from) {
+  int32_t x;
+  asm volatile("ld.relaxed.cta.shared.b32 %0, [%1];"
+               : "=r"(x)
+               : "r"(SharedAddress(from))
+               : "memory");
+  return x;
+}
+__device__ __forceinline__ int64_t LoadRelaxed(const int64_t* from) {
+  int64_t x;
+  asm volatile("ld.relaxed.cta.shared.b64 %0, [%1];"
+               : "=l"(x)
+               : "r"(SharedAddress(from))
+               : "memory");
+  return x;
+}
+
 // Barrier `id` (1 to 15) among the 128 threads of a warpgroup.
 __device__ __forceinline__ void WarpgroupSync(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");

@@ -16,7 +16,7 @@ namespace tauserve::cuda {
 void UploadAsBFloat16(const HostTensor& tensor, void* to) {
   const int64_t n = tensor.size();
   if (tensor.type == DataType::kBFloat16) {
-    CUDA_CHECK(cudaMemcpy(to, tensor.data, n * 2, cudaMemcpyHostToDevice));
+    Upload(to, tensor.data, n * 2);
     return;
   }
   constexpr int64_t kChunk = 16 << 20;
@@ -26,8 +26,7 @@ void UploadAsBFloat16(const HostTensor& tensor, void* to) {
     for (int64_t i = 0; i < count; i++) {
       converted[i] = FloatToBFloat16(ElementAsFloat(tensor.data, tensor.type, begin + i));
     }
-    CUDA_CHECK(cudaMemcpy(static_cast<char*>(to) + begin * 2, converted.data(), count * 2,
-                          cudaMemcpyHostToDevice));
+    Upload(static_cast<char*>(to) + begin * 2, converted.data(), count * 2);
   }
 }
 
@@ -75,8 +74,7 @@ std::unique_ptr<GpuLinear> LinearEngine::Load(absl::Span<const HostTensor> weigh
       TAUSERVE_CHECK(biases[i].size() == weights[i].shape[0], "bias length");
       UploadAsBFloat16(biases[i], linear->bias_.as<uint16_t>() + row);
       const std::vector<float> floats = ToFloats(biases[i]);
-      CUDA_CHECK(cudaMemcpy(linear->float_bias_.as<float>() + row, floats.data(),
-                            floats.size() * sizeof(float), cudaMemcpyHostToDevice));
+      Upload(linear->float_bias_.as<float>() + row, floats.data(), floats.size() * sizeof(float));
     }
     row += weights[i].shape[0];
   }

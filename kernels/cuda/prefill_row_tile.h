@@ -195,7 +195,7 @@ struct RowTileSearch {
 
   // Tells the producer that this warpgroup needs no more keys of the block.
   __device__ __forceinline__ void Stop() {
-    *const_cast<volatile int32_t*>(&control.stopped[warpgroup]) = block.sequence;
+    StoreRelaxed(&control.stopped[warpgroup], block.sequence);
   }
 
   __device__ __forceinline__ void SetBias(int tile) {

@@ -106,8 +106,8 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::Publish
   }
   oldest = max(__reduce_min_sync(~0u, oldest), 0);
   if (lane == 0) {
-    *const_cast<volatile int64_t*>(&control.oldest_key[warpgroup * 4 + warp]) =
-        static_cast<int64_t>(block.sequence) << 32 | oldest;
+    StoreRelaxed(&control.oldest_key[warpgroup * 4 + warp],
+                 static_cast<int64_t>(block.sequence) << 32 | oldest);
   }
 }
 

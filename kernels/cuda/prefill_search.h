@@ -129,14 +129,14 @@ struct SearchProducer {
 
   __device__ __forceinline__ bool AllStopped(int sequence) const {
     for (int w = 0; w < kWarpgroups; w++) {
-      if (*const_cast<volatile int32_t*>(&control.stopped[w]) != sequence) return false;
+      if (LoadRelaxed(&control.stopped[w]) != sequence) return false;
     }
     return true;
   }
   __device__ __forceinline__ int OldestKey(int sequence) const {
     int oldest = INT32_MAX;
     for (int w = 0; w < kWarpgroups * 4; w++) {
-      const int64_t x = *const_cast<volatile int64_t*>(&control.oldest_key[w]);
+      const int64_t x = LoadRelaxed(&control.oldest_key[w]);
       oldest = min(oldest, static_cast<int32_t>(x >> 32) == sequence ? static_cast<int32_t>(x) : 0);
     }
     return oldest;

@@ -76,7 +76,22 @@ absl::StatusOr<std::shared_ptr<Request>> Admission::Admit(const GenerationSpec& 
   request->priority = spec.priority;
   request->arrival = arrival;
   request->deadline = deadline;
+  // Last, since it may take longest.
+  if (absl::Status s = AddConstraint(spec, *request); !s.ok()) return s;
   return request;
+}
+
+absl::Status Admission::AddConstraint(const GenerationSpec& spec, Request& request) const {
+  if (!spec.constraint) return absl::OkStatus();
+  if (!request.sampling.allowed_token_ids.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("structured_output and allowed_token_ids (",
+                                                   request.sampling.allowed_token_ids.size(),
+                                                   " tokens) exclude each other"));
+  }
+  absl::StatusOr<std::shared_ptr<Constraint>> constraint = constraints_->Get(*spec.constraint);
+  if (!constraint.ok()) return constraint.status();
+  request.sampling.constraint = *std::move(constraint);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<int32_t>> Admission::PromptTokens(const GenerationSpec& spec) const {

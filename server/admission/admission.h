@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/admission/generation_spec.h"
+#include "server/constraint/constraint_cache.h"
 #include "server/model/chat/chat_template.h"
 #include "server/model/model.h"
 #include "server/model/tokenizer/tokenizer.h"
@@ -24,12 +25,13 @@ class Admission {
 
   // `context_tokens`: the most that prompt and output may have together. Pointers must outlive this object.
   Admission(const ModelInfo* model, const Tokenizer* tokenizer, ChatTemplate chat_template,
-            SamplingParams default_sampling, int32_t context_tokens)
+            SamplingParams default_sampling, int32_t context_tokens, ConstraintCache* constraints)
       : model_(model),
         tokenizer_(tokenizer),
         chat_template_(std::move(chat_template)),
         default_sampling_(std::move(default_sampling)),
-        context_tokens_(context_tokens) {}
+        context_tokens_(context_tokens),
+        constraints_(constraints) {}
 
   // The request still needs its sink. NotFound for another model's name, InvalidArgument for everything else that is
   // wrong, with the value and the limit.
@@ -48,6 +50,7 @@ class Admission {
  private:
   absl::StatusOr<std::vector<int32_t>> PromptTokens(const GenerationSpec& spec) const;
   absl::Status FitContext(const GenerationSpec& spec, Request& request) const;
+  absl::Status AddConstraint(const GenerationSpec& spec, Request& request) const;
   // The sampler leaves out bad words of one token and, before min_new_tokens, the tokens that end the output: some other
   // has to be allowed.
   absl::Status CheckAllowedTokens(const Request& request) const;
@@ -57,6 +60,7 @@ class Admission {
   ChatTemplate chat_template_;
   SamplingParams default_sampling_;
   int32_t context_tokens_;
+  ConstraintCache* constraints_;
 };
 
 }  // namespace tauserve

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "server/constraint/constraint.h"
 #include "server/model/chat/render.h"
 
 namespace tauserve {
@@ -52,6 +53,7 @@ struct GenerationSpec {
   std::optional<ChatPrompt> chat;
   SamplingSpec sampling;
   StoppingSpec stopping;
+  std::optional<ConstraintSpec> constraint;
   std::optional<uint32_t> top_logprobs;
   std::optional<uint32_t> top_prompt_logprobs;
   bool skip_special_tokens = true;

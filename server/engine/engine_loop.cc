@@ -34,6 +34,7 @@ Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tok
                  index_ ? &*index_ : nullptr),
       step_budget_(options.max_batched_tokens, options.target_step_time),
       sampler_(model->info().vocab_size),
+      mask_((model->info().vocab_size + 63) / 64),
       clock_(metrics) {
   PublishLoad();
   thread_ = std::thread([this] { Main(); });
@@ -255,6 +256,15 @@ absl::StatusOr<bool> Engine::Loop::Emit(ActiveCandidate& c, const StepInput& ste
     input.forbidden = c.output.stop_tokens();
   }
   clock_.Enter(EnginePhase::kSample);
+  if (c.output.constrained()) {
+    const absl::Time begin = absl::Now();
+    if (absl::Status s = c.output.FillMask(absl::MakeSpan(mask_)); !s.ok()) {
+      EndUnusable(a, s);
+      return false;
+    }
+    metrics_->ConstraintMask(absl::Now() - begin);
+    input.mask = mask_;
+  }
   auto chosen = ChooseToken(sampler_, request.sampling, request.output, input);
   if (chosen.ok() && !*chosen) {
     clock_.Enter(EnginePhase::kModel);

@@ -95,6 +95,7 @@ class Engine::Loop {
   Scheduler scheduler_;
   StepBudget step_budget_;
   Sampler sampler_;
+  std::vector<uint64_t> mask_;  // of the tokens that a constraint allows
   StepInputs step_inputs_;
   PhaseClock clock_;
   absl::flat_hash_map<std::string, std::unique_ptr<ActiveRequest>> active_;

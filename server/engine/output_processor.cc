@@ -18,7 +18,18 @@ OutputProcessor::OutputProcessor(const Request& request, const ModelInfo& model,
       model_(model),
       decoder_(tokenizer, request.output.skip_special_tokens),
       stops_(request.stopping.stop_strings, request.stopping.include_stop_in_output),
-      stop_tokens_(request.stopping.EndTokens(model.eos_token_ids)) {}
+      stop_tokens_(request.stopping.EndTokens(model.eos_token_ids)) {
+  if (request.sampling.constraint != nullptr) matcher_.emplace(request.sampling.constraint);
+}
+
+absl::Status OutputProcessor::FillMask(absl::Span<uint64_t> mask) {
+  if (absl::Status s = matcher_->FillMask(mask); !s.ok()) return s;
+  for (int32_t token : stop_tokens_) {
+    const uint64_t bit = uint64_t{1} << (token % 64);
+    mask[token / 64] = matcher_->complete() ? mask[token / 64] | bit : mask[token / 64] & ~bit;
+  }
+  return absl::OkStatus();
+}
 
 std::optional<FinishReason> OutputProcessor::Append(int32_t token, int32_t new_tokens,
                                                     int32_t total_tokens,
@@ -36,7 +47,9 @@ std::optional<FinishReason> OutputProcessor::Append(int32_t token, int32_t new_t
     return Contains(stopping.stop_token_ids, token) ? FinishReason::kStopToken
                                                     : FinishReason::kEosToken;
   }
+  if (matcher_) matcher_->Accept(token);
   if (stops_.matched()) return FinishReason::kStopString;
+  if (matcher_ && matcher_->final()) return FinishReason::kConstraintComplete;
   if (new_tokens >= stopping.max_new_tokens) return FinishReason::kMaxNewTokens;
   if (total_tokens >= model_.max_context_tokens) return FinishReason::kContextLimit;
   return std::nullopt;

@@ -1,5 +1,5 @@
 // From sampled tokens to what the client sees: text without split characters or parts of stop strings, and the reason
-// why a generation ends.
+// why a generation ends. Follows the output's constraint, if it has one.
 #ifndef TAUSERVE_SERVER_ENGINE_OUTPUT_PROCESSOR_H_
 #define TAUSERVE_SERVER_ENGINE_OUTPUT_PROCESSOR_H_
 
@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "server/constraint/constraint.h"
 #include "server/model/model.h"
 #include "server/model/tokenizer/tokenizer.h"
 #include "server/request/request.h"
@@ -25,6 +28,12 @@ class OutputProcessor {
   // The text that was held back; call once, when the generation has ended.
   std::string Flush();
 
+  // Whether FillMask says which tokens may be sampled.
+  bool constrained() const { return matcher_.has_value(); }
+  // One bit for each token of the model's vocabulary. Those that end the output may come where its constraint is met.
+  // Errors as ConstraintMatcher's.
+  absl::Status FillMask(absl::Span<uint64_t> mask);
+
   // Tokens that may not be sampled while fewer than min_new_tokens have come.
   const std::vector<int32_t>& stop_tokens() const { return stop_tokens_; }
   int32_t stop_token() const { return stop_token_; }
@@ -37,6 +46,7 @@ class OutputProcessor {
   StopMatcher stops_;
   std::vector<int32_t> stop_tokens_;
   int32_t stop_token_ = -1;
+  std::optional<ConstraintMatcher> matcher_;
 };
 
 }  // namespace tauserve

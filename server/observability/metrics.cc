@@ -25,6 +25,11 @@ Buckets SecondsBuckets() {
   return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
           2.5,   5,      10,    20,   40,    80,   160, 320,  640};
 }
+// Of the work for one token's mask: from a microsecond.
+Buckets MaskSecondsBuckets() {
+  return {0.000001, 0.0000025, 0.000005, 0.00001, 0.000025, 0.00005, 0.0001,
+          0.00025,  0.0005,    0.001,    0.0025,  0.005,    0.01,    0.025};
+}
 // Token by token: from 100 microseconds.
 Buckets TokenSecondsBuckets() {
   return {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
@@ -145,6 +150,17 @@ struct Metrics::Families {
                                   "Requests that ended with INTERNAL because a logit was NaN or "
                                   "infinite, or none was finite.");
 
+  prometheus::Family<Counter>& constraints =
+      Counters("tauserve_constraints_total",
+               "Requests with a constraint, by where it came from: the cache (hit), compiled "
+               "(miss), or refused.");
+  Histogram* constraint_compile =
+      OneHistogram("tauserve_constraint_compile_seconds",
+                   "Compiling a constraint, with its first mask.", TokenSecondsBuckets());
+  Histogram* constraint_mask =
+      OneHistogram("tauserve_constraint_mask_seconds",
+                   "The mask of the tokens that a constraint allows next.", MaskSecondsBuckets());
+
   prometheus::Family<Gauge>& build =
       Gauges("tauserve_build_info", "Version, commit and device; always 1.");
   prometheus::Family<Gauge>& model = Gauges("tauserve_model_info", "The served model; always 1.");
@@ -196,7 +212,7 @@ Metrics::Metrics(const std::string& model_name)
       families_(std::make_unique<Families>(model_name)) {
   // Known outcomes exist from the start, so that a rate over them does too.
   for (const char* reason : {"eos_token", "stop_token", "stop_string", "max_new_tokens",
-                             "context_limit", "time_limit", "aborted"}) {
+                             "context_limit", "time_limit", "aborted", "constraint_complete"}) {
     families_->requests.Add(families_->With({{"code", "OK"}, {"finish_reason", reason}}));
   }
   for (const char* code : {"CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "NOT_FOUND",
@@ -206,6 +222,9 @@ Metrics::Metrics(const std::string& model_name)
   for (const char* reason :
        {"invalid_argument", "not_found", "already_exists", "resource_exhausted", "unavailable"}) {
     families_->rejections.Add(families_->With({{"reason", reason}}));
+  }
+  for (const char* result : {"hit", "miss", "refused"}) {
+    families_->constraints.Add(families_->With({{"result", result}}));
   }
   for (const char* code : {"UNAUTHENTICATED", "PERMISSION_DENIED"}) {
     families_->unauthorized.Add(families_->With({{"code", code}}));
@@ -301,6 +320,17 @@ void Metrics::DecodeTime(absl::Duration d) { families_->decode->Observe(absl::To
 void Metrics::NonFiniteLogits() { families_->nonfinite->Increment(); }
 void Metrics::EngineTime(EnginePhase phase, absl::Duration d) {
   families_->engine_seconds[static_cast<int>(phase)]->Increment(absl::ToDoubleSeconds(d));
+}
+
+void Metrics::ConstraintMask(absl::Duration d) {
+  families_->constraint_mask->Observe(absl::ToDoubleSeconds(d));
+}
+void Metrics::ConstraintFound() {
+  families_->constraints.Add(families_->With({{"result", "hit"}})).Increment();
+}
+void Metrics::ConstraintCompiled(absl::Duration d, bool ok) {
+  families_->constraints.Add(families_->With({{"result", ok ? "miss" : "refused"}})).Increment();
+  families_->constraint_compile->Observe(absl::ToDoubleSeconds(d));
 }
 
 void Metrics::RequestEnded(absl::string_view code, absl::string_view finish_reason,

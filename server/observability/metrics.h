@@ -71,6 +71,11 @@ class Metrics {
   void DecodeTime(absl::Duration d);
   void NonFiniteLogits();  // a request ended for its logits
   void EngineTime(EnginePhase phase, absl::Duration d);
+  void ConstraintMask(absl::Duration d);  // of one sequence in one step
+
+  // --- By the admission of requests with a constraint: each calls one of these once.
+  void ConstraintFound();  // in the cache
+  void ConstraintCompiled(absl::Duration d, bool ok);
 
   // --- By the RPC layer, exactly once for each generate call, however it ended. `code` is the status's name ("OK");
   // `finish_reason` is NameOf(FinishReason) or "".

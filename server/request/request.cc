@@ -24,6 +24,8 @@ const char* NameOf(FinishReason reason) {
       return "time_limit";
     case FinishReason::kAborted:
       return "aborted";
+    case FinishReason::kConstraintComplete:
+      return "constraint_complete";
   }
   return "unknown";
 }

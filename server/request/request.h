@@ -16,6 +16,8 @@
 
 namespace tauserve {
 
+class Constraint;
+
 // Meanings and ranges are those of SamplingParameters in proto/tauserve/inference/v1/inference.proto.
 struct SamplingParams {
   float temperature = 1;
@@ -32,6 +34,7 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;
   // Words, each in its tokenizations, and sequences of ids; none is empty.
   std::vector<std::vector<int32_t>> bad_words;
+  std::shared_ptr<Constraint> constraint;  // null: none
 
   bool greedy() const { return temperature == 0; }
 };
@@ -70,6 +73,7 @@ enum class FinishReason {
   kContextLimit,
   kTimeLimit,
   kAborted,
+  kConstraintComplete,
 };
 const char* NameOf(FinishReason reason);  // "eos_token", "stop_token", ...
 
@@ -91,7 +95,8 @@ struct Finish {
 // How a request ended. `status` is OK if and only if it has a finish reason: that of the candidate which ended last.
 struct Completion {
   absl::Status
-      status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL
+      status;  // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (shut down in the queue), INTERNAL,
+               // INVALID_ARGUMENT (the constraint can't be followed further)
   std::optional<FinishReason> reason;
 
   int32_t prompt_tokens = 0;

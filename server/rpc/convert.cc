@@ -36,6 +36,14 @@ StoppingSpec ToSpec(const v1::StoppingCriteria& c) {
   return s;
 }
 
+ConstraintSpec ToSpec(const v1::StructuredOutput& output) {
+  using Kind = ConstraintSpec::Kind;
+  if (output.has_regex()) return {Kind::kRegex, output.regex()};
+  if (output.has_json_schema()) return {Kind::kJsonSchema, output.json_schema()};
+  if (output.has_json_object()) return {Kind::kJsonObject, ""};
+  return {};
+}
+
 double Ratio(double a, int64_t b) { return b == 0 ? 0 : a / b; }
 
 }  // namespace
@@ -51,6 +59,7 @@ GenerationSpec ToSpec(const v1::GenerationInput& input) {
   if (input.has_chat()) spec.chat = ToPrompt(input.chat());
   spec.sampling = ToSpec(input.sampling());
   spec.stopping = ToSpec(input.stopping());
+  if (input.has_structured_output()) spec.constraint = ToSpec(input.structured_output());
   const v1::ResponseOptions& response = input.response();
   if (response.has_top_logprobs()) spec.top_logprobs = response.top_logprobs();
   if (response.has_top_prompt_logprobs()) {
@@ -118,6 +127,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_TIME_LIMIT;
     case FinishReason::kAborted:
       return v1::FINISH_REASON_ABORTED;
+    case FinishReason::kConstraintComplete:
+      return v1::FINISH_REASON_CONSTRAINT_COMPLETE;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }

@@ -23,7 +23,7 @@ bool NeedsSum(const SamplingParams& p) { return !p.greedy() && p.top_k == 0 && p
 }  // namespace
 
 bool NeedsWholeRow(const SamplingParams& p) {
-  if (!p.allowed_token_ids.empty() || !OnlyLowersLogits(p)) return true;
+  if (p.constraint != nullptr || !p.allowed_token_ids.empty() || !OnlyLowersLogits(p)) return true;
   if (p.greedy()) return false;
   if (p.top_k > 0) return p.top_k > kMaxTopLogits;
   if (p.typical_p < 1) return true;

@@ -75,6 +75,11 @@ absl::StatusOr<int32_t> Sampler::Sample(const SamplingParams& params, const Samp
     }
     for (int32_t token : params.allowed_token_ids) counts_[token] = 0;
   }
+  if (!input.mask.empty()) {
+    for (size_t t = 0; t < logits_.size(); t++) {
+      if ((input.mask[t / 64] >> (t % 64) & 1) == 0) logits_[t] = kForbidden;
+    }
+  }
   const auto best = std::max_element(logits_.begin(), logits_.end());  // the first of equals
   if (*best == kForbidden) return NoChoice();
   if (params.greedy()) return static_cast<int32_t>(best - logits_.begin());

@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 HEADS = 16
 TUNED_AT = 16384
+CHUNKS = (8192, 2048)
 DECODE_SHAPES = ((1, 8192), (1, 32768), (1, 131072), (1, 1048576), (16, 8192), (16, 32768), (16, 131072))
 
 
@@ -276,14 +277,14 @@ def entmaxkv(arguments):
 
 
 def recorded(arguments):
-    """The embedded model's prefill attention on one of its prompts, whole and in chunks of 2,048."""
+    """The embedded model's prefill attention on one of its prompts, whole and in chunks: the server's default, and shorter."""
     model = ROOT / "models" / "recall-9m"
     config = json.loads((model / "config.json").read_text())
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     kv_heads, dim = config["num_key_value_heads"], config["head_dim"]
     rows = []
     for tokens in (16384, 65536):
-        for chunk in (tokens, 2048):
+        for chunk in (tokens, *CHUNKS):
             line, = json_lines([arguments.bin / "step_bench", "--profile", f"--chunk={chunk}", "--decode_steps=1",
                                 "--prompts=models/prompts/recall-64k.jsonl", model, "cuda", tokens, 1], 120)
             rows.append({"name": "ours", "tokens": tokens, "chunk": chunk, "ms": round(line["profile"]["attention_ms"], 3),

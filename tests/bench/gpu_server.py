@@ -152,7 +152,7 @@ def decode(server, prompts, shape, context, batch, peaks):
 def steps(arguments, folder, peaks):
     """What a prefill of 32k tokens spends on what, and decode steps without engine and sampler."""
     shape = Shape(folder)
-    command = [arguments.bin / "step_bench", "--profile", folder, "cuda", "32768", "1", "8192", "16"]
+    command = [arguments.bin / "step_bench", "--profile", "--chunk=8192", folder, "cuda", "32768", "1", "8192", "16"]
     done = subprocess.run([str(c) for c in command], text=True, timeout=300, stdout=subprocess.PIPE, check=True)
     rows = []
     for line in done.stdout.splitlines():

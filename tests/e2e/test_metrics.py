@@ -18,7 +18,7 @@ from server_process import Server, wait_until
 GAUGES = ["requests_running", "requests_waiting", "waiting_prompt_tokens", "kv_cache_usage_ratio", "kv_pages_free",
           "kv_cache_info", "engine_last_step_timestamp_seconds", "build_info", "model_info", "startup_seconds"]
 COUNTERS = ["requests_total", "admission_rejections_total", "unauthorized_calls_total", "prompt_tokens_total",
-            "generation_tokens_total", "prefix_cache_query_tokens_total", "prefix_cache_hit_tokens_total",
+            "generation_tokens_total", "constraints_total", "prefix_cache_query_tokens_total", "prefix_cache_hit_tokens_total",
             "engine_steps_total", "engine_seconds_total", "nonfinite_logits_total",
             "attention_prefill_blocks_considered_total", "attention_prefill_blocks_scored_total",
             "attention_prefill_blocks_computed_total", "attention_kv_pages_considered_total",
@@ -28,7 +28,7 @@ COUNTERS = ["requests_total", "admission_rejections_total", "unauthorized_calls_
 HISTOGRAMS = ["time_to_first_token_seconds", "inter_token_latency_seconds", "request_duration_seconds",
               "request_queue_seconds", "request_prefill_seconds", "request_decode_seconds", "step_duration_seconds",
               "request_attention_sparsity_ratio", "attention_support_tokens", "attention_tau_iterations",
-              "attention_tau_residual"]
+              "attention_tau_residual", "constraint_compile_seconds", "constraint_mask_seconds"]
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_help_names_the_flags():
 
 @pytest.mark.parametrize("flags, parts", [
     ([], ["--model"]),
-    ([f"--model={MODEL}", "--max_batched_tokens=0"], ["max_batched_tokens", "0"]),
+    ([f"--model={MODEL}", "--max_batched_tokens=-1"], ["max_batched_tokens", "-1"]),
     ([f"--model={MODEL}", "--max_batched_tokens=lots"], ["max_batched_tokens", "lots"]),
     ([f"--model={MODEL}", "--max_running_requests=-1"], ["max_running_requests", "-1"]),
     ([f"--model={MODEL}", "--max_waiting_requests=-1"], ["max_waiting_requests", "-1"]),

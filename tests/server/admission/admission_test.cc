@@ -26,7 +26,7 @@ class AdmissionTest : public testing::Test {
     info_.vocab_size = kFakeVocab;
     SamplingParams defaults;
     defaults.temperature = 0.5f;
-    admission_.emplace(&info_, &tokenizer_, ChatTemplate(), defaults, kContext);
+    admission_.emplace(&info_, &tokenizer_, ChatTemplate(), defaults, kContext, &constraints_);
   }
 
   absl::StatusOr<std::shared_ptr<Request>> Admit(const GenerationSpec& spec) const {
@@ -50,8 +50,30 @@ class AdmissionTest : public testing::Test {
   FakeTokenizer tokenizer_;
   const absl::Time arrival_ = absl::UnixEpoch() + absl::Seconds(5);
   const absl::Time deadline_ = absl::UnixEpoch() + absl::Seconds(9);
+  ConstraintCache constraints_{&tokenizer_, kFakeVocab, 1 << 20, nullptr};
   std::optional<Admission> admission_;
 };
+
+TEST_F(AdmissionTest, Constraints) {
+  using Kind = ConstraintSpec::Kind;
+  GenerationSpec spec = Ids(3);
+  EXPECT_EQ((*Admit(spec))->sampling.constraint, nullptr);
+  spec.constraint = ConstraintSpec{Kind::kRegex, "[a-z]+"};
+  const auto first = Admit(spec), second = Admit(spec);
+  ASSERT_TRUE(first.ok() && second.ok()) << first.status();
+  ASSERT_NE((*first)->sampling.constraint, nullptr);
+  EXPECT_EQ((*first)->sampling.constraint, (*second)->sampling.constraint);
+  spec.sampling.allowed_token_ids = {'a', 'b'};
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument,
+                {"allowed_token_ids (2 tokens) exclude each other"});
+  spec.sampling.allowed_token_ids.clear();
+  spec.constraint = ConstraintSpec{Kind::kRegex, "a)"};
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"regex: position 1"});
+  spec.constraint = ConstraintSpec{Kind::kJsonSchema, R"({"items":{"multipleOf":2}})"};
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"json_schema: /items: keyword"});
+  spec.constraint = ConstraintSpec{};
+  ExpectRefused(spec, absl::StatusCode::kInvalidArgument, {"structured_output is empty"});
+}
 
 TEST_F(AdmissionTest, TextBecomesTokens) {
   GenerationSpec spec;
@@ -132,7 +154,7 @@ TEST_F(AdmissionTest, PromptAndOutputShareTheContext) {
 
 TEST_F(AdmissionTest, DefaultOfMaxNewTokens) {
   EXPECT_EQ((*Admit(Ids(10)))->stopping.max_new_tokens, 990);  // what is left
-  const Admission roomy(&info_, &tokenizer_, ChatTemplate(), {}, 100000);
+  const Admission roomy(&info_, &tokenizer_, ChatTemplate(), {}, 100000, nullptr);
   auto admit = [&](const GenerationSpec& spec) {
     return (*roomy.Admit(spec, arrival_, deadline_))->stopping;
   };

@@ -126,6 +126,20 @@ TEST(ConvertTest, EveryFieldArrives) {
   EXPECT_EQ(spec.truncation_side, TruncationSide::kRight);
 }
 
+TEST(ConvertTest, StructuredOutputs) {
+  using Kind = ConstraintSpec::Kind;
+  v1::GenerationInput input;
+  EXPECT_FALSE(ToSpec(input).constraint);
+  input.mutable_structured_output();
+  EXPECT_EQ(*ToSpec(input).constraint, (ConstraintSpec{Kind::kNone, ""}));
+  input.mutable_structured_output()->set_regex("a+");
+  EXPECT_EQ(*ToSpec(input).constraint, (ConstraintSpec{Kind::kRegex, "a+"}));
+  input.mutable_structured_output()->set_json_schema("{}");
+  EXPECT_EQ(*ToSpec(input).constraint, (ConstraintSpec{Kind::kJsonSchema, "{}"}));
+  input.mutable_structured_output()->mutable_json_object();
+  EXPECT_EQ(*ToSpec(input).constraint, (ConstraintSpec{Kind::kJsonObject, ""}));
+}
+
 TEST(ConvertTest, Durations) {
   for (absl::Duration d : {absl::ZeroDuration(), absl::Nanoseconds(1), absl::Milliseconds(1500),
                            absl::Hours(100), absl::Milliseconds(-1500)}) {
@@ -146,6 +160,8 @@ TEST(ConvertTest, Finishes) {
   EXPECT_EQ(ToProto(c).index(), 3);
   c.reason = FinishReason::kStopString;
   EXPECT_EQ(ToProto(c).stop_string(), "end");
+  c.reason = FinishReason::kConstraintComplete;
+  EXPECT_EQ(ToProto(c).finish_reason(), v1::FINISH_REASON_CONSTRAINT_COMPLETE);
   c.reason = FinishReason::kTimeLimit;
   EXPECT_EQ(ToProto(c).finish_reason(), v1::FINISH_REASON_TIME_LIMIT);
   EXPECT_EQ(ToProto(c).stop_match_case(), v1::CandidateFinished::STOP_MATCH_NOT_SET);

@@ -35,7 +35,7 @@ class RpcServerTest : public testing::Test {
     options.max_waiting_requests = 2;
     engine_ = std::make_unique<Engine>(options, &model_, &tokenizer_, &metrics_);
     admission_ = std::make_unique<Admission>(&model_.info(), &tokenizer_, ChatTemplate(),
-                                             SamplingParams(), 4000);
+                                             SamplingParams(), 4000, &constraints_);
     ServerInfo info;
     info.engine = options;
     RpcOptions rpc_options;
@@ -112,6 +112,7 @@ class RpcServerTest : public testing::Test {
   FakeTokenizer tokenizer_;
   Metrics metrics_{"fake"};
   std::unique_ptr<Engine> engine_;
+  ConstraintCache constraints_{&tokenizer_, kFakeVocab, 1 << 20, &metrics_};
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<RpcServer> rpc_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

@@ -52,6 +52,9 @@ std::vector<double> Distribution(const SamplingParams& p, const SampleInput& in)
       if (std::vector<int32_t>(then.end() - word.size(), then.end()) == word) l[t] = kNever;
     }
   }
+  for (int t = 0; t < n && !in.mask.empty(); t++) {
+    if ((in.mask[t / 64] >> (t % 64) & 1) == 0) l[t] = kNever;
+  }
   for (double& x : l) x /= p.temperature;
 
   std::vector<int> order(n);
@@ -215,6 +218,10 @@ TEST(SamplerTest, RandomParametersDrawExactlyTheStatedToken) {
     in.logits = logits;
     in.prompt = prompt;
     in.output = output;
+    std::vector<uint64_t> mask((n + 63) / 64);
+    for (uint64_t& word : mask) word = uint64_t{random()} << 32 | random();
+    mask[0] |= 3;
+    if (p.allowed_token_ids.empty() && chance()) in.mask = mask;
     const std::vector<double> q = Distribution(p, in);
     Sampler sampler(n);
     for (int i = 0; i < 20; i++, draws++) {
