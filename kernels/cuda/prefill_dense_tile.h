@@ -130,28 +130,6 @@ struct DenseRowTile {
     for (int i = 0; i < 32; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], c[i]);
   }
 
-  // The last pass, from its first message to its end.
-  template <bool kRests>
-  __device__ __forceinline__ void WriteOutput() {
-    float out[kChunks][32];
-#pragma unroll
-    for (int c = 0; c < kChunks; c++) {
-#pragma unroll
-      for (int i = 0; i < 32; i++) out[c][i] = 0;
-    }
-    for (;;) {
-      BarrierWait(SharedAddress(&control.full[stage]), parity);
-      const DenseMessage& message = control.message[stage];
-      const int page = Uniform(message.page), second = Uniform(message.second);
-      if (page < 0) break;
-      if (!Skips(page)) AddPageValues<kRests>(0, page, out);
-      if (!Skips(second)) AddPageValues<kRests>(1, second, out);
-      Release();
-    }
-    Release();
-    if (active) Finish(out);
-  }
-
   // Says what the row tile needs next, the same in all of its warps.
   __device__ __forceinline__ void Vote() {
     if (lane == 0) {
@@ -302,43 +280,6 @@ struct DenseRowTile {
     return page * kPageTokens >= whole.begin && (page + 1) * kPageTokens <= whole.end;
   }
 
-  // `kRests`: with what rounding leaves of the weights; scores are made again for it, since registers don't hold both.
-  template <bool kRests>
-  __device__ __forceinline__ void AddPageValues(int place, int page, float (&out)[kChunks][32]) {
-    AddValues<false>(place, page, out);
-    if constexpr (kRests) AddValues<true>(place, page, out);
-  }
-  // `kRests`: of what rounding left of the weights.
-  template <bool kRests>
-  __device__ __forceinline__ void AddValues(int place, int page, float (&out)[kChunks][32]) {
-    float c[32];
-    Multiply(c, place, page);
-    uint32_t weights[4][4];
-    if constexpr (kRests) {
-      MakeRests(c, weights);
-    } else {
-      MakeWeights(c, page, weights);
-    }
-    const uint32_t at =
-        stages + stage * 2 * Shape::kKeyBytes + Shape::kKeyBytes + place * (kPageTokens * 128);
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
-    WgmmaFence();
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-#pragma unroll
-      for (int chunk = 0; chunk < kChunks; chunk++) {
-        const uint32_t values = at + chunk * (Shape::kStagePages * kPageTokens * 128) + k * 2048;
-        WgmmaN64</*kAcross=*/true>(out[chunk], weights[k],
-                                   ColumnDescriptor(values, kPageTokens * 128), 1);
-      }
-    }
-    WgmmaCommit();
-    WgmmaWait<0>();
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
-  }
-
   template <int kFirst, int kCount>
   __device__ __forceinline__ void Mask(float (&c)[kCount], int page) {
 #pragma unroll
@@ -400,6 +341,15 @@ struct DenseRowTile {
   __device__ __forceinline__ float StepOf(int h, float s, float s1, float count, bool& close);
   __device__ __forceinline__ void EndPass();
   __device__ __forceinline__ void Finish(const float (&out)[kChunks][32]);
+  template <bool kRests>
+  __device__ __forceinline__ void WriteOutput();
+  template <bool kRests>
+  __device__ __forceinline__ void AddPageValues(int place, int page, float (&out)[kChunks][32]);
+  template <bool kRests>
+  __device__ __forceinline__ void AddValues(int place, int page, float (&out)[kChunks][32]);
+  __device__ __forceinline__ void MakeWeights(const float (&c)[32], int page,
+                                              uint32_t (&weights)[4][4]);
+  __device__ __forceinline__ void MakeRests(const float (&c)[32], uint32_t (&rests)[4][4]) const;
 
   // Of a score over the floor.
   __device__ __forceinline__ float WeightAt(float score, int h) const {
@@ -410,52 +360,6 @@ struct DenseRowTile {
     return whole_exponent == 4   ? square * square
            : whole_exponent == 3 ? square * z
                                  : FastPower(z, exponent[h]);
-  }
-
-  // The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, rounded,
-  // `first_power` of the weights themselves.
-  __device__ __forceinline__ void MakeWeights(const float (&c)[32], int page,
-                                              uint32_t (&weights)[4][4]) {
-    uint32_t any = 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-      const int h = i % 2;
-      float x[2];
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        x[e] = WeightAt(c[2 * i + e], h);
-        first_power[h] += x[e];
-        below[h] += __float_as_uint(c[2 * i + e]) >> 31;
-      }
-      const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
-      const uint32_t bits = *reinterpret_cast<const uint32_t*>(&pair);
-      weights[i / 4][i % 4] = bits;
-      sum[h] += __uint_as_float(bits << 16);
-      sum[h] += __uint_as_float(bits & 0xffff0000u);
-      any |= bits;
-    }
-    pages++;
-    // Rounded weights stand in for the unrounded ones here.
-    if (p.args.stats && __any_sync(~0u, any != 0) && lane == 0) {
-      const int bit = (page - first_page) % kDensePages;
-      const uint32_t mask = 1u << bit % 32;
-      attended_pages += (atomicOr(&attended[bit / 32], mask) & mask) == 0;
-    }
-  }
-
-  // What MakeWeights' rounding left of the weights.
-  __device__ __forceinline__ void MakeRests(const float (&c)[32], uint32_t (&rests)[4][4]) const {
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-      float x[2];
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        x[e] = WeightAt(c[2 * i + e], i % 2);
-        x[e] -= __bfloat162float(__float2bfloat16(x[e]));
-      }
-      const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
-      rests[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(&pair);
-    }
   }
 };
 

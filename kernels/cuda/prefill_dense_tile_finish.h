@@ -2,7 +2,7 @@
 #ifndef TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_TILE_FINISH_H_
 #define TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_TILE_FINISH_H_
 
-#include "kernels/cuda/prefill_dense_tile.h"
+#include "kernels/cuda/prefill_dense_tile_output.h"
 
 namespace tauserve::cuda {
 

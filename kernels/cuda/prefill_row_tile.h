@@ -188,7 +188,8 @@ struct RowTileSearch {
     reserve = kCapacity / 3;
     scored_partly = 0;
     lists.Clear();
-    biased = __any_sync(~0u, bias_any);
+    // Equal in all its warps, as which loop a tile is read in: products are the warpgroup's.
+    biased = WarpgroupCount(BarrierId(), bias_any) > 0;
     plain_tiles = idle || biased ? 0 : max(low.end / kSearchKeys - first_whole, 0);
     if (!biased) SetBias(0);
   }

