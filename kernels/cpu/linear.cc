@@ -68,15 +68,18 @@ struct LinearEngine::State {
         engine(dnnl::engine::kind::cpu, 0),
         results(p->threads()) {
     for (int w = 0; w < p->threads(); w++) streams.emplace_back(engine);
+    // Before AVX-512 oneDNN multiplies no bfloat16: rounded operands are multiplied as float32, with the same products.
+    operand_type = compute_type;
+    if (!Describe({1, 64, 64}, nullptr)) operand_type = DataType::kFloat32;
   }
 
-  // Without `weights` oneDNN chooses their layout.
+  // Without `weights` oneDNN chooses their layout. Empty where it has no such product.
   dnnl::matmul::primitive_desc Describe(const Shape& s, const dnnl::memory::desc* weights) const {
     using dnnl::memory;
-    const memory::desc in({s.rows, s.in}, DnnlType(compute_type), memory::format_tag::ab);
-    const memory::desc any({s.in, s.columns}, DnnlType(compute_type), memory::format_tag::any);
+    const memory::desc in({s.rows, s.in}, DnnlType(operand_type), memory::format_tag::ab);
+    const memory::desc any({s.in, s.columns}, DnnlType(operand_type), memory::format_tag::any);
     const memory::desc out({s.rows, s.columns}, memory::data_type::f32, memory::format_tag::ab);
-    return {dnnl::matmul::desc(in, weights ? *weights : any, out), engine};
+    return {dnnl::matmul::desc(in, weights ? *weights : any, out), engine, /*allow_empty=*/true};
   }
 
   // One primitive for each worker: the library's scratchpad belongs to the primitive.
@@ -91,20 +94,27 @@ struct LinearEngine::State {
     return it->second;
   }
 
-  // The input as dense rows of the compute type: itself, or a converted copy.
+  // To bfloat16 and back, where operands are rounded so.
+  void Round(float* values, int64_t n) const {
+    if (operand_type == compute_type) return;
+    for (int64_t i = 0; i < n; i++) values[i] = BFloat16ToFloat(FloatToBFloat16(values[i]));
+  }
+
+  // The input as dense rows of the operand type: itself, or a converted copy.
   char* DenseInput(Matrix in) {
     if (compute_type == DataType::kFloat32 && in.stride == in.cols) {
       return static_cast<char*>(in.data);
     }
-    const size_t width = in.cols * SizeOf(compute_type);
+    const size_t width = in.cols * SizeOf(operand_type);
     if (dense_input.size() < in.rows * width) dense_input.resize(in.rows * width);
     constexpr int64_t kRows = 16;
     pool->ParallelFor((in.rows + kRows - 1) / kRows, [&](int64_t i, int) {
       for (int64_t r = i * kRows; r < std::min(in.rows, (i + 1) * kRows); r++) {
         const float* from = static_cast<const float*>(in.data) + r * in.stride;
         char* to = dense_input.data() + r * width;
-        if (compute_type == DataType::kFloat32) {
+        if (operand_type == DataType::kFloat32) {
           std::memcpy(to, from, width);
+          Round(reinterpret_cast<float*>(to), in.cols);
         } else {
           kernels->to_bf16(from, in.cols, reinterpret_cast<uint16_t*>(to));
         }
@@ -113,7 +123,8 @@ struct LinearEngine::State {
     return dense_input.data();
   }
 
-  DataType compute_type;
+  DataType compute_type;  // what operands are rounded to
+  DataType operand_type;  // what they are multiplied as
   const Kernels* kernels;
   ThreadPool* pool;
   dnnl::engine engine;
@@ -143,6 +154,7 @@ std::unique_ptr<LinearWeight> LinearEngine::Load(absl::Span<const HostTensor> we
     CopyAsFloat(w, plain.data() + row * packed->in);
     row += w.shape[0];
   }
+  s.Round(plain.data(), plain.size());
   TAUSERVE_CHECK(biases.empty() || biases.size() == weights.size(), "one bias for each weight");
   if (!biases.empty()) {
     packed->bias.resize(packed->out);
@@ -176,7 +188,7 @@ void LinearEngine::Run(const LinearWeight& weight, Matrix in, Matrix out, bool a
   TAUSERVE_CHECK(in.cols == w.in && out.cols == w.out && in.rows == out.rows, "linear shapes");
   if (in.rows == 0) return;
   char* const input = s.DenseInput(in);
-  const int64_t input_row = in.cols * static_cast<int64_t>(SizeOf(s.compute_type));
+  const int64_t input_row = in.cols * static_cast<int64_t>(SizeOf(s.operand_type));
   const int64_t row_tiles = (in.rows + kTileRowsMax - 1) / kTileRowsMax;
   const int64_t num_slices = w.slices.size();
   for (const Slice& slice : w.slices) {  // made here: the workers only look them up
@@ -195,7 +207,7 @@ void LinearEngine::Run(const LinearWeight& weight, Matrix in, Matrix out, bool a
     }
     const dnnl::matmul& matmul = s.primitives.find(shape)->second[worker];
     using dnnl::memory;
-    const memory from({{shape.rows, shape.in}, DnnlType(s.compute_type), memory::format_tag::ab},
+    const memory from({{shape.rows, shape.in}, DnnlType(s.operand_type), memory::format_tag::ab},
                       s.engine, input + row * input_row);
     const memory to({{shape.rows, shape.columns}, memory::data_type::f32, memory::format_tag::ab},
                     s.engine, result.data());
