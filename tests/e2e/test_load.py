@@ -7,6 +7,7 @@ By hand at full size, with 64 streams of prompts of up to 32,000 tokens, a minut
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -92,6 +93,12 @@ def answers(server):
     return prompts
 
 
+# Of gRPC's pools, which grow and shrink with the load within bounds of their own.
+POOLS = ("default-executo", "event_engine", "grpc_global_tim", "grpcpp_sync_ser", "nexting_thread", "resolver-execut",
+         "timer_manager")
+MOST_POOLED = 32
+
+
 class Footprint:
     """What the server's process holds."""
 
@@ -99,11 +106,16 @@ class Footprint:
         folder = pathlib.Path(f"/proc/{server.process.pid}")
         self.descriptors = len(list((folder / "fd").iterdir()))
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-        self.threads = int(status["Threads"])
+        names = []
+        for task in (folder / "task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # ended meanwhile
+                names.append((task / "comm").read_text().strip())
+        self.pooled = sum(name in POOLS for name in names)
+        self.threads = len(names) - self.pooled
         self.resident = int(status["VmRSS"].split()[0]) << 10
 
     def __str__(self):
-        return f"{self.descriptors} descriptors, {self.threads} threads, {self.resident >> 20} MiB"
+        return f"{self.descriptors} descriptors, {self.threads} threads and {self.pooled} of gRPC's pools, {self.resident >> 20} MiB"
 
 
 # The server's code for a call that ended so at its client; a client that gave up may have done so before the call was sent,
@@ -190,6 +202,7 @@ def test_everything_at_once(tmp_path):
                 wait_until(lambda: Footprint(server).descriptors <= first.descriptors, "descriptors to be closed")
                 wait_until(lambda: Footprint(server).threads <= first.threads, "threads to end")
             footprints.append(Footprint(server))
+            assert footprints[-1].pooled <= MOST_POOLED, str(footprints[-1])
             print(f"round {number}: {time.monotonic() - begin:.1f} s, {footprints[-1]}")
         for client in staying:
             client.finish()
