@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "kernels/check.h"
 #include "server/admission/admission.h"
+#include "server/constraint/constraint_cache.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/message.h"
 
@@ -30,11 +31,13 @@ struct Door {
     info.vocab_size = 4096;
     info.eos_token_ids = {1};
     info.max_context_tokens = kContext;
+    constraints = std::make_unique<ConstraintCache>(tokenizer.get(), 4096, 16 << 20, nullptr);
     admission = std::make_unique<Admission>(&info, tokenizer.get(), *std::move(chat),
-                                            SamplingParams(), kContext);
+                                            SamplingParams(), kContext, constraints.get());
   }
   ModelInfo info;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ConstraintCache> constraints;
   std::unique_ptr<Admission> admission;
 };
 
