@@ -21,8 +21,8 @@ struct SampleInput {
   absl::Span<const int32_t> prompt;
   absl::Span<const int32_t> output;     // so far; its length is the position of the random number
   absl::Span<const int32_t> forbidden;  // may not come now (stops before min_new_tokens)
-  int32_t candidate = 0;  // draws with the seed that lies so far behind the parameters'
-  absl::Span<const uint64_t> mask;      // bit t % 64 of word t / 64: token t may come; empty: all
+  int32_t candidate = 0;            // draws with the seed that lies so far behind the parameters'
+  absl::Span<const uint64_t> mask;  // bit t % 64 of word t / 64: token t may come; empty: all
 };
 
 class Sampler {
