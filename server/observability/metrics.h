@@ -22,7 +22,7 @@ namespace tauserve {
 enum class Phase { kPrefill, kDecode };
 
 // What the engine's thread does: nothing, for want of requests; choosing what runs; the model's step; choosing tokens;
-// turning them into text; handing it to the calls, which includes writing it to clients that are ready; and accounts.
+// turning them into text; handing it to the calls, which write it on threads of their own; and accounts.
 enum class EnginePhase { kWait, kSchedule, kModel, kSample, kDetokenize, kDeliver, kAccount };
 inline constexpr int kEnginePhases = 7;
 

@@ -14,8 +14,7 @@ constexpr int kMaxQueuedCalls = 4096;
 constexpr int kBulkWorkers = 1;
 constexpr int kMaxQueuedBulkCalls = 64;
 constexpr size_t kBulkBytes = 1 << 20;
-// A write takes tens of microseconds, most of them in the kernel: with 32 streams a seventh of a small model's step, were it
-// done on the engine's thread.
+// A write takes tens of microseconds, most of them in the kernel: with many streams too much for the engine's thread.
 constexpr int kWriters = 2;
 constexpr int kMaxQueuedWrites = 1 << 20;  // a call is in the queue once
 
