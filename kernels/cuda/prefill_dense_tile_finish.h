@@ -9,6 +9,10 @@ namespace tauserve::cuda {
 // Rows with weight on fewer keys multiply their weights in two parts: rounded to bfloat16 as one, they err by as much as
 // the output's own rounding; over more keys the errors cancel.
 inline constexpr float kFewKeys = 16;
+inline constexpr float kSteepExponent =
+    4.5f;  // few keys have nearly all weight, whatever lies above the threshold
+inline constexpr float kStepBack = 0.25f;  // widths
+inline constexpr int kMostStepsBack = 6;
 
 // How far the floor of a row is from its threshold, in widths, by a pass's sums: of weights (`s`), of weights'
 // derivatives over the exponent (`s1`) and of keys. Far below, a Newton step on the norm, which stays below. Near, a
@@ -20,31 +24,35 @@ __device__ __forceinline__ float DenseRowTile<kDim, kWarpgroups, kForm>::StepOf(
                                                                                 float count,
                                                                                 bool& close) {
   const float excess = s - 1;
+  const float slope = -exponent[h] * s1 / s;
+  const float moved = (floor[h] - last_floor[h]) * inverse_width[h];
+  const float turned = slope - last_slope[h];
+  last_slope[h] = slope;
+  last_floor[h] = floor[h];
   if (!(excess > -0.6f && excess < 2)) {
     close = false;
     return -entmax::NormNewton(WeightOf(h), {s, s1, 0}, 0.0f);
   }
   const float log = __logf(s);
-  const float slope = -exponent[h] * s1 / s;
-  const float moved = (floor[h] - last_floor[h]) * inverse_width[h];
+  if constexpr (kForm == entmax::Form::kLinear) {  // no tail to follow, and Newton's steps end
+    close = fabsf(log) <= 0.005f;
+    return excess / s1;
+  }
   float curvature = 0;
   float most_left = 0.005f;  // of the logarithm
   if constexpr (kForm == entmax::Form::kSquare) {
     curvature = (2 * count - slope * slope * s) / s;
     most_left = 0.1f;
   } else if (summed && moved != 0) {
-    curvature = (slope - last_slope[h]) / moved;
+    curvature = turned / moved;
     most_left = 0.02f;
   }
   const float discriminant = slope * slope - 2 * curvature * log;
   const float step =
       discriminant > 0.25f * slope * slope ? 2 * log / (sqrtf(discriminant) - slope) : -log / slope;
-  last_slope[h] = slope;
-  last_floor[h] = floor[h];
   // Few keys: one more or less between the floor and the threshold is no smooth change.
-  const float single = kForm == entmax::Form::kLinear   ? fabsf(step)
-                       : kForm == entmax::Form::kSquare ? step * step
-                                                        : FastPower(fabsf(step), exponent[h]);
+  const float single =
+      kForm == entmax::Form::kSquare ? step * step : FastPower(fabsf(step), exponent[h]);
   close = fabsf(log) <= most_left && single <= 5e-5f;
   return step;
 }
@@ -75,8 +83,14 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::EndPass(
       s *= inverse_width[h];
       s1 = count;
     }
-    few |= count < kFewKeys && floor[h] < kDeadFloor;
-    if (!(s1 > 0) || !(s > 0)) continue;
+    few |= (count < kFewKeys || exponent[h] > kSteepExponent) && floor[h] < kDeadFloor;
+    if (!(s1 > 0) || !(s > 0)) {
+      // A step too far, over all scores: back, a little at a time. Rows that have none (NaN) stay without.
+      if (need != Pass::kSum || !(floor[h] < kDeadFloor) || passes >= kMostStepsBack) continue;
+      floor[h] -= kStepBack * width[h];
+      again = down = true;
+      continue;
+    }
     bool close;
     const float step = StepOf(h, s, s1, count, close);
     again |= need == Pass::kSum ? !close : fabsf(s - 1) > exponent[h] * kSampleTolerance;

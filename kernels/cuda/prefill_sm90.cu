@@ -3,9 +3,9 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/current_device.h"
-#include "kernels/cuda/page_map.h"
-#include "kernels/cuda/prefill_dense_kernel.h"
-#include "kernels/cuda/prefill_search_kernel.h"
+#include "kernels/cuda/prefill_dense.h"
+#include "kernels/cuda/prefill_launch.h"
+#include "kernels/cuda/prefill_search.h"
 #include "kernels/cuda/prefill_sm90.h"
 
 namespace tauserve::cuda {
@@ -17,8 +17,6 @@ constexpr int kFewestPartKeys = 4096;  // of the longest row, for every part
 constexpr int kMostRowsPerBlock = 192;
 constexpr int kMostTilesPerBlock = 3;
 constexpr int kFewestRowsPerBlock = 128;
-
-int Warpgroups(int head_dim) { return head_dim <= 128 ? 3 : 2; }
 
 // How many thread blocks to a block of rows: where blocks are few and see many keys (a chunk behind a long prefix), the
 // smallest number that fills the multiprocessors' last round well.
@@ -36,48 +34,6 @@ int ChooseParts(int blocks, int most_keys, int multiprocessors) {
     }
   }
   return best;
-}
-
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-void Launch(const PrefillParams& p) {
-  using Search = SearchShape<kDim, kWarpgroups>;
-  using Dense = DenseShape<kDim, kWarpgroups>;
-  const auto search = PrefillSearchKernel<kDim, kWarpgroups, kForm>;
-  const auto dense = PrefillDenseKernel<kDim, kWarpgroups, kForm>;
-  static const bool configured = [&] {
-    CUDA_CHECK(cudaFuncSetAttribute(search, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    Search::kSharedBytes));
-    CUDA_CHECK(cudaFuncSetAttribute(dense, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    Dense::kSharedBytes));
-    return true;
-  }();
-  (void)configured;
-  const CUtensorMap keys = PageMap(p.args.keys, p.args), values = PageMap(p.args.values, p.args);
-  const int most = CurrentDevice().multiprocessors;
-  const int grid = std::min(p.num_blocks, most);
-  search<<<std::min(p.num_blocks * p.parts, most), Search::kThreads, Search::kSharedBytes,
-           p.args.stream>>>(keys, p);
-  CUDA_CHECK(cudaGetLastError());
-  dense<<<grid, Dense::kThreads, Dense::kSharedBytes, p.args.stream>>>(keys, values, p);
-  CUDA_CHECK(cudaGetLastError());
-}
-
-template <int kDim, int kWarpgroups>
-void LaunchForm(const PrefillParams& p) {
-  bool square = true, linear = true;
-  for (int h = 0; h < p.args.num_heads; h++) {
-    const float alpha = p.args.host_heads[h].alpha;
-    if (alpha == 1) continue;
-    square &= alpha == 1.5f;
-    linear &= alpha == 2.0f;
-  }
-  if (square) {
-    Launch<kDim, kWarpgroups, entmax::Form::kSquare>(p);
-  } else if (linear) {
-    Launch<kDim, kWarpgroups, entmax::Form::kLinear>(p);
-  } else {
-    Launch<kDim, kWarpgroups, entmax::Form::kGeneral>(p);
-  }
 }
 
 }  // namespace
@@ -107,7 +63,7 @@ void PrefillSm90(const AttentionArgs& args) {
   PrefillParams p;
   p.args = args;
   p.group = args.num_heads / args.num_kv_heads;
-  const int rows = kTileRows * Warpgroups(args.head_dim);
+  const int rows = kTileRows * PrefillWarpgroups(args.head_dim);
   p.blocks_per_head = 0;
   int most_keys = 0;
   for (int s = 0; s < args.num_slices; s++) {
@@ -120,7 +76,7 @@ void PrefillSm90(const AttentionArgs& args) {
   p.head_group = static_cast<int>(
       std::clamp<int64_t>(kCacheShare / std::max<int64_t>(head_bytes, 1), 1, args.num_kv_heads));
   p.parts = ChooseParts(p.num_blocks, most_keys, CurrentDevice().multiprocessors);
-  const int tiles = p.num_blocks * Warpgroups(args.head_dim);
+  const int tiles = p.num_blocks * PrefillWarpgroups(args.head_dim);
   // What must be zero comes first.
   char* at = static_cast<char*>(args.workspace);
   const auto take = [&](int64_t bytes) {
@@ -138,18 +94,8 @@ void PrefillSm90(const AttentionArgs& args) {
   const size_t needed = at - static_cast<char*>(args.workspace);
   TAUSERVE_CHECK(needed <= args.workspace_bytes, "workspace");
   CUDA_CHECK(cudaMemsetAsync(args.workspace, 0, zeroed, args.stream));
-  switch (args.head_dim) {
-    case 64:
-      return LaunchForm<64, 3>(p);
-    case 96:
-      return LaunchForm<96, 3>(p);
-    case 128:
-      return LaunchForm<128, 3>(p);
-    case 256:
-      return LaunchForm<256, 2>(p);
-    default:
-      TAUSERVE_CHECK(false, "head_dim");
-  }
+  LaunchPrefillSearch(p);
+  LaunchPrefillDense(p);
 }
 
 }  // namespace tauserve::cuda

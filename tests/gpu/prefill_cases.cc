@@ -176,6 +176,17 @@ std::vector<Case> Cases() {
          .dim = dim,
          .alpha = {2},
          .sigma = 0.01f});
+    // The first tile's floor leaves sums of nearly 3.
+    add({.name = d + "alpha 2 equal",
+         .slices = {{355, 0}, {360, 0}, {370, 0}},
+         .dim = dim,
+         .alpha = {2},
+         .data = Data::kEqual});
+    add({.name = d + "alpha 1.25 equal",
+         .slices = {{355, 0}, {1370, 0}},
+         .dim = dim,
+         .alpha = {1.25f},
+         .data = Data::kEqual});
     add({.name = d + "alpha 1.25", .slices = {{2000, 0}}, .dim = dim, .alpha = {1.25f}});
     add({.name = d + "alpha mix",
          .slices = {{1500, 100}},

@@ -2,7 +2,7 @@
 // sampled rows, over shapes, features and adversarial inputs, and times them. Needs a Hopper GPU and nothing else.
 //
 // nvcc -O3 -std=c++20 -I. -gencode arch=compute_90a,code=sm_90a tests/gpu/prefill_{check,case}.cu
-//   tests/gpu/prefill_cases.cc kernels/cuda/{prefill_sm90,attention_generic,flash,flash_merge,flash_sm90}.cu
+//   tests/gpu/prefill_cases.cc kernels/cuda/{prefill_{search_,dense_,}sm90,attention_generic,flash{,_merge,_sm90}}.cu
 //
 //   prefill_check plan              how work is cut into blocks, on the host; needs no GPU
 //   prefill_check check [name]      every case (or those whose name contains `name`); exit status 1 if one fails
