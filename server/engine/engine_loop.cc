@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/engine/prompt_logprobs.h"
+#include "server/request/delivery_scope.h"
 #include "server/sampling/choose_token.h"
 
 namespace tauserve {
@@ -144,6 +145,12 @@ void Engine::Loop::RunStep() {
 
   clock_.Enter(EnginePhase::kSchedule);
   scheduler_.Commit();
+  if (const absl::Status s = GiveOut(step, input, output, now); !s.ok()) Fail(s);
+}
+
+absl::Status Engine::Loop::GiveOut(const Scheduler::Step& step, const StepInput& input,
+                                   const StepOutput& output, absl::Time now) {
+  std::optional<DeliveryScope> together(std::in_place);
   for (size_t i = 0; i < step.entries.size(); i++) {
     const auto it = by_sequence_.find(step.entries[i].sequence);
     if (it == by_sequence_.end()) continue;  // another candidate's token ended the request
@@ -166,8 +173,11 @@ void Engine::Loop::RunStep() {
         goes_on = Emit(*a.candidates[k], input, output, row, now);
       }
     }
-    if (!goes_on.ok()) return Fail(goes_on.status());
+    if (!goes_on.ok()) return goes_on.status();
   }
+  clock_.Enter(EnginePhase::kDeliver);
+  together.reset();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> Engine::Loop::Progress(ActiveCandidate& c, const StepInputs::Rows& rows,

@@ -59,6 +59,9 @@ class Engine::Loop {
   void Apply(Inbox& inbox);
   void EndExpired();
   void RunStep();
+  // Tokens and progress of a step that ran. An error is the engine's.
+  absl::Status GiveOut(const Scheduler::Step& step, const StepInput& input,
+                       const StepOutput& output, absl::Time now);
   // The model can't go on: ends all requests.
   void Fail(const absl::Status& status);
   void EndFailed();

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -23,8 +24,9 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  // `task` runs later, on one of the threads; tasks begin in the order in which they came. ResourceExhausted, with both
-  // numbers, if too many wait already: `task` never runs then.
+  // `task` runs later, on one of the threads; tasks begin in the order in which they came. Given inside a DeliveryScope,
+  // it wakes a thread at the scope's end, one for all of the scope's tasks. ResourceExhausted, with both numbers, if too
+  // many wait already: `task` never runs then.
   absl::Status Run(std::function<void()> task);
 
  private:
@@ -32,7 +34,7 @@ class WorkerPool {
 
   const int max_queued_;
   std::mutex mutex_;
-  std::condition_variable wake_;
+  const std::shared_ptr<std::condition_variable> wake_;  // shared with scopes, which may end later
   std::deque<std::function<void()>> tasks_;
   bool stop_ = false;
   std::vector<std::thread> threads_;

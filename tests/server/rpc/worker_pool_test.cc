@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "server/request/delivery_scope.h"
+
 namespace tauserve {
 namespace {
 
@@ -49,6 +51,33 @@ TEST(WorkerPoolTest, RefusesWhatIsTooMuch) {
   while (!pool.Run([&] { done.set_value(); }).ok()) std::this_thread::yield();
   done.get_future().wait();
   EXPECT_FALSE(ran);
+}
+
+TEST(WorkerPoolTest, TasksOfAScopeRunAtItsEndAtTheLatest) {
+  WorkerPool pool(2, 1000);
+  std::atomic<int> ran = 0;
+  std::promise<void> last;
+  {
+    DeliveryScope together;
+    for (int i = 0; i < 100; i++) {
+      ASSERT_TRUE(pool.Run([&] {
+                        if (++ran == 100) last.set_value();
+                      })
+                      .ok());
+    }
+  }
+  last.get_future().wait();
+  EXPECT_EQ(ran, 100);
+}
+
+TEST(WorkerPoolTest, AScopeMayOutliveThePool) {
+  int ran = 0;
+  DeliveryScope together;
+  {
+    WorkerPool pool(1, 10);
+    ASSERT_TRUE(pool.Run([&] { ran++; }).ok());
+  }
+  EXPECT_EQ(ran, 1);
 }
 
 TEST(WorkerPoolTest, AWaitingTaskHoldsUpNoOther) {
