@@ -125,8 +125,8 @@ void Engine::Loop::EndExpired() {
 }
 
 void Engine::Loop::RunStep() {
-  const Scheduler::Step& step =
-      scheduler_.Schedule(step_budget_.Tokens(scheduler_.num_decoding() > 0));
+  const Scheduler::Step& step = scheduler_.Schedule(
+      step_budget_.Tokens(scheduler_.num_decoding() > 0, scheduler_.num_prompts()));
   if (!step.preempted.empty()) metrics_->Preempted(step.preempted.size());
   if (step.entries.empty()) return;
   const absl::Time start = absl::Now();

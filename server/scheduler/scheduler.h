@@ -78,6 +78,7 @@ class Scheduler {
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_decoding() const;
+  int32_t num_prompts() const { return num_running() - num_decoding() + num_waiting(); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int64_t waiting_prompt_tokens() const { return waiting_prompt_tokens_; }
 

@@ -11,16 +11,18 @@ namespace tauserve {
 
 class StepBudget {
  public:
-  // So that a prompt gets on, however slow its steps are: half of it is a third of a hundred tokens, so that so short a
-  // prompt has its first token within three steps beside a long one.
-  static constexpr int32_t kFewestTokens = 96;
+  // So that a prompt gets on, however slow its steps are.
+  static constexpr int32_t kFewestTokens = 16;
+  // Half of it is more than a third of a hundred tokens, so that so short a prompt has its first token within three steps
+  // beside a long one, whose tokens take much longer than its own.
+  static constexpr int32_t kFewestShared = 96;
 
   // `target` zero: none.
   StepBudget(int32_t max_tokens, absl::Duration target)
       : max_tokens_(max_tokens), target_(target) {}
 
-  // `decoding`: somebody's next token is in the step. Alone, prompts take all that fits.
-  int32_t Tokens(bool decoding) const;
+  // `decoding`: somebody's next token is in the step. Alone, prompts take all that fits. `prompts`: how many want tokens.
+  int32_t Tokens(bool decoding, int32_t prompts) const;
   // A step with so many tokens of prompts took `duration`.
   void Done(int32_t prefill_tokens, absl::Duration duration);
 

@@ -113,9 +113,28 @@ def requests():
     yield request
 
 
+def regexes():
+    for number, text in enumerate([r"ab+|c?d*", r"(?:\d{1,3}\.){3}\d{1,3}", r"[^a-z\s]{2,}(yes|no)", "\\u{1F600}[\u00e9-\u4e2d]?.",
+                                   r"^(?<name>x|\x41)$", r"\w+@\w+\.(com|org)"]):
+        yield bytes([number * 41 % 256]) + text.encode()
+
+
+def schemas():
+    for number, schema in enumerate([
+            {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer"}},
+             "required": ["name"], "additionalProperties": False},
+            {"type": "array", "items": {"enum": ["a", 1, None, {"b": [True]}]}, "minItems": 1, "maxItems": 3},
+            {"$defs": {"tree": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]}},
+             "$ref": "#/$defs/tree"},
+            {"oneOf": [{"const": 1.5}, {"type": "string", "pattern": "^a+$"}, {"type": "number", "minimum": 0, "maximum": 10}]},
+            {"type": ["boolean", "null"]}, {"type": "string", "format": "date"}]):
+        yield bytes([number * 41 % 256]) + json.dumps(schema).encode()
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     seeds = {"safetensors": weights(), "config": configs(), "tokenizer_json": tokenizers(), "chat": chats(),
+             "regex": regexes(), "json_schema": schemas(),
              "generate_request": (request.SerializeToString() for request in requests())}
     for name, inputs in seeds.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -94,10 +94,10 @@ TEST(SchedulerTest, AHundredTokensAreThroughWithinThreeSteps) {
   for (int i = 0; i < 20; i++) {
     auto quick = MakeSequence(100, 10);
     scheduler.Add(quick.get());
-    const Scheduler::Step& first = step(StepBudget::kFewestTokens);
+    const Scheduler::Step& first = step(StepBudget::kFewestShared);
     ASSERT_EQ(first.admitted, std::vector<Sequence*>{quick.get()});
     int steps = 1;
-    for (; quick->new_tokens() == 0; steps++) step(StepBudget::kFewestTokens);
+    for (; quick->new_tokens() == 0; steps++) step(StepBudget::kFewestShared);
     EXPECT_LE(steps, 3);
     scheduler.Remove(quick.get());
   }
