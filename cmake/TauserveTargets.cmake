@@ -44,13 +44,19 @@ function(tauserve_executable name)
   target_link_libraries(${name} PRIVATE tauserve_options ${arg_DEPS})
 endfunction()
 
-# tauserve_test(name SOURCES a_test.cc ... DEPS lib ... [TIMEOUT seconds]): a GoogleTest program, one ctest entry.
+# tauserve_test(name SOURCES a_test.cc ... DEPS lib ... [TIMEOUT seconds] [THREADS]): a GoogleTest program, one ctest entry.
+# THREADS: there is something in it for the thread sanitizer, whose build leaves all others out.
 function(tauserve_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(arg "THREADS" "TIMEOUT" "SOURCES;DEPS;ENVIRONMENT" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
   tauserve_executable(${name} SOURCES ${arg_SOURCES} DEPS ${arg_DEPS} GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${arg_ENVIRONMENT}")
+  if(arg_THREADS)
+    set_tests_properties(${name} PROPERTIES LABELS threads)
+  elseif(TAUSERVE_SANITIZER STREQUAL "thread")
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+  endif()
 endfunction()

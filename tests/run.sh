@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The test command: set-up, release build with warnings as errors, formatting, all tests; all but the longest also under
-# the address and undefined sanitizers, what has threads under the thread sanitizer, and what reads strangers' bytes under a
+# The test command: set-up, release build with warnings as errors, formatting, all tests; most of them also under the
+# address and undefined sanitizers, what has threads under the thread sanitizer, and what reads strangers' bytes under a
 # fuzzer for a few seconds (tests/fuzz).
 #   tests/run.sh [release|asan|tsan|fuzz ...]: only these parts.
 set -euo pipefail
@@ -42,8 +42,7 @@ for part in "${parts[@]}"; do
       build tsan
       echo "== test tsan"
       TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp ignore_noninstrumented_modules=1" \
-        ctest --preset tsan --parallel 2 --label-exclude long \
-          --tests-regex '^(thread_pool|attention|engine|engine_faults|engine_stress|admission|rpc_.*|security_.*|observability_.*|e2e_.*)_test$'
+        ctest --preset tsan --parallel 2 --label-regex '^threads$'
       ;;
     fuzz)
       build fuzz
