@@ -38,6 +38,11 @@ struct ActiveRequest {
 
   // The one that computes the prompt.
   const Sequence& first() const { return candidates[0]->sequence; }
+  int32_t new_tokens() const {  // of all candidates
+    int32_t tokens = 0;
+    for (const auto& candidate : candidates) tokens += candidate->sequence.new_tokens();
+    return tokens;
+  }
 
   std::shared_ptr<const Request> request;
   std::vector<std::unique_ptr<ActiveCandidate>> candidates;
