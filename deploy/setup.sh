@@ -12,7 +12,7 @@ packages=(
   libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcurl4-openssl-dev libssl-dev zlib1g-dev
   libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
   libgtest-dev libgmock-dev libbenchmark-dev
-  clang-format clang-14 libclang-rt-14-dev curl openssl python3 python3-dev python3-venv python3-torch prometheus
+  chromium clang-format clang-14 libclang-rt-14-dev curl openssl python3 python3-dev python3-venv python3-torch prometheus
 )
 command -v kubectl >/dev/null || packages+=(kubernetes-client)
 

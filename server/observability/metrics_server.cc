@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/observability/status_page.h"
 
 namespace tauserve {
 namespace {
 
 constexpr int kOk = 200;
+constexpr int kNotFound = 404;
 constexpr int kMethodNotAllowed = 405;
 
 // Answers GET and HEAD; the status, which CivetWeb logs.
@@ -48,6 +50,8 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
   }
   mg_set_request_handler(server->context_, "/metrics", ServeMetrics, server.get());
   mg_set_request_handler(server->context_, "/healthz", ServeHealth, server.get());
+  mg_set_request_handler(server->context_, "/", ServePage,
+                         server.get());  // and whatever is not above
   mg_server_port port{};
   mg_get_server_ports(server->context_, 1, &port);
   server->address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", port.port);
@@ -72,6 +76,15 @@ int MetricsServer::ServeMetrics(mg_connection* connection, void* server) {
 
 int MetricsServer::ServeHealth(mg_connection* connection, void* /*server*/) {
   return Answer(connection, "text/plain; charset=utf-8", "ok\n");
+}
+
+int MetricsServer::ServePage(mg_connection* connection, void* /*server*/) {
+  const char* path = mg_get_request_info(connection)->local_uri;
+  if (std::strcmp(path, "/") != 0) {
+    mg_send_http_error(connection, kNotFound, "%s is not here: /, /metrics, /healthz\n", path);
+    return kNotFound;
+  }
+  return Answer(connection, "text/html; charset=utf-8", kStatusPage);
 }
 
 }  // namespace tauserve

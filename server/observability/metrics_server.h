@@ -1,4 +1,5 @@
-// Serves the metrics over HTTP: GET /metrics in Prometheus' text format; GET /healthz says that the process lives.
+// Serves the metrics over HTTP: GET /metrics in Prometheus' text format; GET /healthz says that the process lives; GET / is
+// a page with live charts.
 #ifndef TAUSERVE_SERVER_OBSERVABILITY_METRICS_SERVER_H_
 #define TAUSERVE_SERVER_OBSERVABILITY_METRICS_SERVER_H_
 
@@ -30,6 +31,7 @@ class MetricsServer {
   explicit MetricsServer(const Metrics& metrics) : metrics_(metrics) {}
   static int ServeMetrics(mg_connection* connection, void* server);
   static int ServeHealth(mg_connection* connection, void* server);
+  static int ServePage(mg_connection* connection, void* server);
 
   const Metrics& metrics_;
   mg_context* context_ = nullptr;

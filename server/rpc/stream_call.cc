@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/rpc/hand_over.h"
 #include "server/rpc/message.h"
 #include "server/rpc/outbox.h"
 
@@ -195,15 +196,30 @@ class StreamReactor : public Reactor {
  public:
   StreamReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
                 WorkerPool* writers)
-      : call_(std::make_shared<StreamCall>(parts, context, writers, this)) {}
+      : call_(std::make_shared<StreamCall>(parts, context, writers, this)) {
+    hand_over_.Pass();
+  }
   void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
     call_->Start(workers, request);
   }
-  void OnWriteDone(bool ok) override { call_->WriteDone(ok); }
-  void OnCancel() override { call_->Cancel(); }
-  void OnDone() override { delete this; }
+  void OnWriteDone(bool ok) override {
+    hand_over_.Pass();
+    const std::shared_ptr<StreamCall> call = call_;
+    hand_over_.Pass();
+    call->WriteDone(ok);
+  }
+  void OnCancel() override {
+    hand_over_.Pass();
+    call_->Cancel();
+    hand_over_.Pass();
+  }
+  void OnDone() override {
+    hand_over_.Pass();
+    delete this;
+  }
 
  private:
+  HandOver hand_over_;
   const std::shared_ptr<StreamCall> call_;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/rpc/hand_over.h"
 #include "server/rpc/message.h"
 
 namespace tauserve {
@@ -77,14 +78,24 @@ class UnaryReactor : public grpc::ServerUnaryReactor {
  public:
   UnaryReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
                grpc::ByteBuffer* response)
-      : call_(std::make_shared<UnaryCall>(parts, context, this, response)) {}
+      : call_(std::make_shared<UnaryCall>(parts, context, this, response)) {
+    hand_over_.Pass();
+  }
   void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
     call_->Start(workers, request);
   }
-  void OnCancel() override { call_->Cancel(); }
-  void OnDone() override { delete this; }
+  void OnCancel() override {
+    hand_over_.Pass();
+    call_->Cancel();
+    hand_over_.Pass();
+  }
+  void OnDone() override {
+    hand_over_.Pass();
+    delete this;
+  }
 
  private:
+  HandOver hand_over_;
   const std::shared_ptr<UnaryCall> call_;
 };
 

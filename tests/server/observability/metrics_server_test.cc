@@ -54,6 +54,11 @@ TEST(MetricsServerTest, ServesWhatIsCounted) {
   EXPECT_THAT(Get(address, "/metrics"), HasSubstr("_tokens_total{model_name=\"m\"} 6\n"));
 
   EXPECT_THAT(Get(address, "/healthz"), testing::EndsWith("\r\n\r\nok\n"));
+  const std::string page = Get(address, "/");
+  EXPECT_THAT(page, StartsWith("HTTP/1.1 200 OK"));
+  EXPECT_THAT(page, HasSubstr("Content-Type: text/html; charset=utf-8"));
+  EXPECT_THAT(page, HasSubstr("default-src 'none'"));  // no outside resources
+  EXPECT_THAT(page, testing::EndsWith("</html>\n"));
   EXPECT_THAT(Get(address, "/else"), StartsWith("HTTP/1.1 404"));
   EXPECT_THAT(Ask(address, "HEAD /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"),
               testing::EndsWith("\r\n\r\n"));
