@@ -18,14 +18,13 @@ struct PortState {
   std::unique_ptr<const Authorizer> authorizer;
   std::mutex mutex;
   std::shared_ptr<const TlsFiles> fetched;  // what gRPC has; guarded by mutex
-  HandOver hand_over;
 };
 
 // gRPC asks before every handshake.
 grpc_ssl_certificate_config_reload_status FetchFiles(void* user_data,
                                                      grpc_ssl_server_certificate_config** config) {
   auto& state = *static_cast<PortState*>(user_data);
-  state.hand_over.Pass();
+  PassHandOver(&state);
   std::lock_guard<std::mutex> lock(state.mutex);
   std::shared_ptr<const TlsFiles> files = state.tls->value();
   if (files == state.fetched) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
@@ -34,7 +33,7 @@ grpc_ssl_certificate_config_reload_status FetchFiles(void* user_data,
   const std::string& authorities = files->client_ca.empty() ? files->cert : files->client_ca;
   *config = grpc_ssl_server_certificate_config_create(authorities.c_str(), &identity, 1);
   state.fetched = std::move(files);
-  state.hand_over.Pass();
+  PassHandOver(&state);
   return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }
 
@@ -43,13 +42,13 @@ void Authorize(void* user_data, grpc_auth_context* /*context*/, const grpc_metad
                size_t count, grpc_process_auth_metadata_done_cb done, void* done_data) {
   const absl::Span<const grpc_metadata> all(metadata, count);
   auto& state = *static_cast<PortState*>(user_data);
-  state.hand_over.Pass();
+  PassHandOver(&state);
   const absl::Status status = state.authorizer->Check(all);
   std::vector<grpc_metadata> secrets;  // which no handler needs to see
   for (const grpc_metadata& entry : all) {
     if (IsAuthorization(entry)) secrets.push_back(entry);
   }
-  state.hand_over.Pass();
+  PassHandOver(&state);
   done(done_data, secrets.data(), secrets.size(), nullptr, 0,
        static_cast<grpc_status_code>(status.code()), std::string(status.message()).c_str());
 }
@@ -74,11 +73,11 @@ PortCredentials::PortCredentials(const RpcSecurity& security, Scope scope, Metri
     state->authorizer = std::make_unique<const Authorizer>(security.tokens, scope, metrics);
     processor.process = Authorize;
   }
-  state->hand_over.Pass();
+  PassHandOver(state.get());
   processor.state = state.release();
   processor.destroy = [](void* owned) {
     auto* const state = static_cast<PortState*>(owned);
-    state->hand_over.Pass();
+    PassHandOver(state);
     delete state;
   };
   grpc_server_credentials_set_auth_metadata_processor(credentials_, processor);

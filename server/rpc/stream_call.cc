@@ -197,29 +197,28 @@ class StreamReactor : public Reactor {
   StreamReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
                 WorkerPool* writers)
       : call_(std::make_shared<StreamCall>(parts, context, writers, this)) {
-    hand_over_.Pass();
+    PassHandOver(this);
   }
   void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
     call_->Start(workers, request);
   }
   void OnWriteDone(bool ok) override {
-    hand_over_.Pass();
+    PassHandOver(this);
     const std::shared_ptr<StreamCall> call = call_;
-    hand_over_.Pass();
+    PassHandOver(this);
     call->WriteDone(ok);
   }
   void OnCancel() override {
-    hand_over_.Pass();
+    PassHandOver(this);
     call_->Cancel();
-    hand_over_.Pass();
+    PassHandOver(this);
   }
   void OnDone() override {
-    hand_over_.Pass();
+    PassHandOver(this);
     delete this;
   }
 
  private:
-  HandOver hand_over_;
   const std::shared_ptr<StreamCall> call_;
 };
 

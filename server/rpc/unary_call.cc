@@ -79,23 +79,22 @@ class UnaryReactor : public grpc::ServerUnaryReactor {
   UnaryReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
                grpc::ByteBuffer* response)
       : call_(std::make_shared<UnaryCall>(parts, context, this, response)) {
-    hand_over_.Pass();
+    PassHandOver(this);
   }
   void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
     call_->Start(workers, request);
   }
   void OnCancel() override {
-    hand_over_.Pass();
+    PassHandOver(this);
     call_->Cancel();
-    hand_over_.Pass();
+    PassHandOver(this);
   }
   void OnDone() override {
-    hand_over_.Pass();
+    PassHandOver(this);
     delete this;
   }
 
  private:
-  HandOver hand_over_;
   const std::shared_ptr<UnaryCall> call_;
 };
 
