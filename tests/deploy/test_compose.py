@@ -1,5 +1,5 @@
-"""deploy/compose.yaml by the Compose specification's JSON schema, and what that can't know: start order, what is reachable, what
-is allowed, and that the files name each other rightly."""
+"""deploy/compose.yaml by the Compose specification's JSON schema, and what that can't know: start order, what is reachable,
+what is allowed, and that the files name each other rightly."""
 
 import copy
 import json

@@ -82,9 +82,12 @@ def prometheus(server, tmp_path_factory):
         assert load.error is None
         running.slowest_call = load.slowest
         server.wait_idle()
-        # Scraped and evaluated once more, now that nothing moves.
+        # Scraped once more, now that nothing moves, and then evaluated.
         wait_until(lambda: running.values("tauserve_requests_total{code='INVALID_ARGUMENT'}") == [1]
                    and running.values("tauserve_requests_running") == [0], "a scrape after the load")
+        scraped = time.time()
+        wait_until(lambda: all(evaluated > scraped for record in RECORDS
+                               for evaluated in running.values(f"timestamp({record})")), "an evaluation after it")
         yield running
 
 
