@@ -111,12 +111,14 @@ class StreamCall : public GenerateCall {
       if (!messages_.empty()) {
         bytes_ = Serialize(messages_.front());
         messages_.pop_front();
+        PassHandOver(reactor_);
         reactor_->StartWrite(&bytes_);
         return;
       }
       std::lock_guard<std::mutex> lock(mutex_);
       writing_ = false;
     }
+    PassHandOver(reactor_);
     reactor_->Finish(status_);
   }
 

@@ -57,6 +57,7 @@ class UnaryCall : public GenerateCall {
       *response_.mutable_attention() = ToAttention(completion);
       *bytes_ = Serialize(response_);
     }
+    PassHandOver(reactor_);
     reactor_->Finish(status);
   }
 

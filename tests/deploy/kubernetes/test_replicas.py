@@ -10,15 +10,16 @@ import threading
 import grpc
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "e2e"))
 
 from protos import inference, inference_grpc  # noqa: E402
 from requests_made import generation  # noqa: E402
 from server_process import PATIENCE, Server, wait_until  # noqa: E402
 
-# What a client sets; a call that a server has begun to answer is not made again.
+# What a client sets: it watches each replica's health, and a call that none has begun to answer is made again.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "tauserve.inference.v1.InferenceService"},
     "methodConfig": [{
         "name": [{"service": "tauserve.inference.v1.InferenceService"}],
         "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,

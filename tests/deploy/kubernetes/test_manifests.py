@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
 SERVICE = "tauserve.inference.v1.InferenceService"
 NAME = {"app.kubernetes.io/name": "tauserve"}
