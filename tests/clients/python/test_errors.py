@@ -215,6 +215,25 @@ def test_closing_ends_the_wait():
         assert len(server.times) == 1
 
 
+def test_closed_clients(server):
+    client = tauserve.Client(server.serving["grpc"])
+    client.close()
+    client.close()
+    for ask in (client.get_model, lambda: list(client.stream(STORY))):
+        with pytest.raises(tauserve.CancelledError, match="the client is closed"):
+            ask()
+
+    async def main():
+        awaited = tauserve.AsyncClient(server.serving["grpc"])
+        await awaited.close()
+        with pytest.raises(tauserve.CancelledError, match="the client is closed"):
+            await awaited.get_model()
+        with pytest.raises(tauserve.CancelledError, match="the client is closed"):
+            await anext(awaited.stream(STORY))
+
+    asyncio.run(main())
+
+
 def test_cancelling_ends_the_wait():
     async def main(server):
         async with tauserve.AsyncClient(server.address) as client:

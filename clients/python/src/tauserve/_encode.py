@@ -96,7 +96,7 @@ def _set_prompt(message: pb.GenerationInput, prompt: Prompt) -> None:
         message.chat.CopyFrom(chat_prompt(prompt))
     else:
         message.token_ids.SetInParent()
-        _set(message.token_ids, "ids", prompt, "prompt")
+        _set(message.token_ids, "ids", list(prompt), "prompt")
 
 
 def _set_sampling(message: pb.SamplingParameters, options: GenerationOptions) -> None:

@@ -1,4 +1,4 @@
-"""The clients of client.py for asyncio: the same methods, awaited. One object belongs to one event loop."""
+"""The clients of client.py for asyncio: the same methods, awaited. One object belongs to the event loop that it is made in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tauserve._encode import Prompt
 from tauserve._methods import Call, Result
 from tauserve.chat import Chat, ChatTemplate, Message
 from tauserve.connection import Attempts, Credentials, RetryPolicy
-from tauserve.errors import TauserveError, error_of
+from tauserve.errors import CancelledError, TauserveError, error_of
 from tauserve.options import DEFAULT_OPTIONS, GenerationOptions
 
 _Self = TypeVar("_Self", bound="_Connected")
@@ -43,9 +43,11 @@ class _Connected:
         self._metadata = connection.call_metadata(credentials)
         self._timeout = timeout
         self._retry = retry
+        self._closed = False
 
     async def close(self) -> None:
-        """Cancels the calls under way; there can be no others."""
+        """Cancels the calls under way; each later one ends with CancelledError."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self: _Self) -> _Self:
@@ -56,11 +58,16 @@ class _Connected:
     ) -> None:
         await self.close()
 
+    def _open_channel(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise CancelledError(grpc.StatusCode.CANCELLED, "the client is closed")
+        return self._channel
+
     def _attempts(self, timeout: float | None) -> Attempts:
         return Attempts(self._retry, self._timeout if timeout is None else timeout)
 
     async def _call(self, call: Call[Result], attempts: Attempts) -> Result:
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._open_channel().unary_unary(call.path)
         request = call.request.SerializeToString()
         while True:
             try:
@@ -166,12 +173,12 @@ class AsyncGenerationStream(AsyncIterator[results.Event]):
         start: Callable[[Attempts], Awaitable[Call[results.Event | None]]],
         timeout: float | None,
     ) -> None:
+        self._rpc: grpc.aio.UnaryStreamCall[bytes, bytes] | None = None
+        self._cancelled = False
         self._client = client
         self._start = start
         self._attempts = client._attempts(timeout)
         self._call: Call[results.Event | None] | None = None
-        self._rpc: grpc.aio.UnaryStreamCall[bytes, bytes] | None = None
-        self._cancelled = False
         self._begun = False
 
     async def __anext__(self) -> results.Event:
@@ -217,7 +224,7 @@ class AsyncGenerationStream(AsyncIterator[results.Event]):
         if self._cancelled:
             raise StopAsyncIteration
         if self._rpc is None:
-            method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._client._channel.unary_stream(
+            method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._client._open_channel().unary_stream(
                 self._call.path
             )
             self._rpc = method(

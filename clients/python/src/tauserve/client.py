@@ -18,7 +18,7 @@ from tauserve._encode import Prompt
 from tauserve._methods import Call, Result
 from tauserve.chat import Chat, ChatTemplate, Message
 from tauserve.connection import Attempts, Credentials, RetryPolicy
-from tauserve.errors import TauserveError, error_of
+from tauserve.errors import CancelledError, TauserveError, error_of
 from tauserve.options import DEFAULT_OPTIONS, GenerationOptions
 
 _Self = TypeVar("_Self", bound="_Connected")
@@ -47,7 +47,7 @@ class _Connected:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """Ends the calls under way with CancelledError; there can be no others."""
+        """Ends the calls under way, and each later call as well, with CancelledError."""
         self._closed.set()
         self._channel.close()
 
@@ -59,11 +59,16 @@ class _Connected:
     ) -> None:
         self.close()
 
+    def _open_channel(self) -> grpc.Channel:
+        if self._closed.is_set():
+            raise CancelledError(grpc.StatusCode.CANCELLED, "the client is closed")
+        return self._channel
+
     def _attempts(self, timeout: float | None) -> Attempts:
         return Attempts(self._retry, self._timeout if timeout is None else timeout)
 
     def _call(self, call: Call[Result], attempts: Attempts) -> Result:
-        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._open_channel().unary_unary(call.path)
         request = call.request.SerializeToString()
         while True:
             try:
@@ -165,13 +170,13 @@ class GenerationStream(Iterator[results.Event]):
     def __init__(
         self, client: Client, start: Callable[[Attempts], Call[results.Event | None]], timeout: float | None
     ) -> None:
+        self._lock = threading.Lock()  # of the next two
+        self._rpc: Any = None  # gRPC has no public name for its type
+        self._cancelled = False
         self._client = client
         self._start = start
         self._attempts = client._attempts(timeout)
         self._call: Call[results.Event | None] | None = None
-        self._lock = threading.Lock()  # of the next two
-        self._rpc: Any = None  # gRPC has no public name for its type
-        self._cancelled = False
         self._begun = False
 
     def __next__(self) -> results.Event:
@@ -216,7 +221,7 @@ class GenerationStream(Iterator[results.Event]):
             if self._cancelled:
                 raise StopIteration
             if self._rpc is None:
-                method: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._client._channel.unary_stream(
+                method: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._client._open_channel().unary_stream(
                     self._call.path
                 )
                 self._rpc = method(

@@ -4,7 +4,9 @@ A program may have modules of its own made from the API's files, even of another
 refused. `inference_pb2` and `control_pb2` beside this file are made when the package is built.
 """
 
+from typing import Any
+
 from google.protobuf import descriptor_pool, duration_pb2
 
-POOL = descriptor_pool.DescriptorPool()
-POOL.AddSerializedFile(duration_pb2.DESCRIPTOR.serialized_pb)  # type: ignore[no-untyped-call]
+POOL: Any = descriptor_pool.DescriptorPool()
+POOL.AddSerializedFile(duration_pb2.DESCRIPTOR.serialized_pb)
