@@ -6,7 +6,6 @@ import pathlib
 import pty
 import shutil
 import subprocess
-import sys
 
 import grpc
 import pytest

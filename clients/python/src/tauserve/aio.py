@@ -1,4 +1,7 @@
-"""The clients of client.py for asyncio: the same methods, awaited. One object belongs to the event loop that it is made in."""
+"""The clients of client.py for asyncio: the same methods, awaited.
+
+One object belongs to the event loop that it is made in.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,8 @@ class AsyncClient(_Connected):
     ) -> results.Generation:
         """Returns everything at once. `prompt` is text, token ids or a Chat."""
         attempts = self._attempts(timeout)
-        return await self._call(_methods.generate(await self._written(prompt, options.model, attempts), options), attempts)
+        written = await self._written(prompt, options.model, attempts)
+        return await self._call(_methods.generate(written, options), attempts)
 
     def stream(
         self,
@@ -160,12 +164,15 @@ class AsyncClient(_Connected):
     async def _written(self, prompt: Prompt, model: str, attempts: Attempts) -> Prompt:
         """A chat that is rendered on this side, as token ids."""
         rendered = prompt.rendered() if isinstance(prompt, Chat) else None
-        return prompt if rendered is None else (await self._call(_methods.tokenize_rendered(rendered, model), attempts)).token_ids
+        if rendered is None:
+            return prompt
+        tokens = await self._call(_methods.tokenize_rendered(rendered, model), attempts)
+        return tokens.token_ids
 
 
 class AsyncGenerationStream(AsyncIterator[results.Event]):
-    """The events of a generation, which is asked for with the first one that is awaited. Leaving it cancels the request:
-    the end of an `async with`, `cancel`, or dropping it as `break` out of an `async for` does."""
+    """The events of a generation, which is asked for with the first one that is awaited. Leaving it cancels the
+    request: the end of an `async with`, `cancel`, or dropping it as `break` out of an `async for` does."""
 
     def __init__(
         self,

@@ -91,7 +91,8 @@ class Client(_Connected):
     ) -> results.Generation:
         """Returns everything at once. `prompt` is text, token ids or a Chat."""
         attempts = self._attempts(timeout)
-        return self._call(_methods.generate(self._written(prompt, options.model, attempts), options), attempts)
+        written = self._written(prompt, options.model, attempts)
+        return self._call(_methods.generate(written, options), attempts)
 
     def stream(
         self,
@@ -160,12 +161,15 @@ class Client(_Connected):
     def _written(self, prompt: Prompt, model: str, attempts: Attempts) -> Prompt:
         """A chat that is rendered on this side, as token ids."""
         rendered = prompt.rendered() if isinstance(prompt, Chat) else None
-        return prompt if rendered is None else self._call(_methods.tokenize_rendered(rendered, model), attempts).token_ids
+        if rendered is None:
+            return prompt
+        tokens = self._call(_methods.tokenize_rendered(rendered, model), attempts)
+        return tokens.token_ids
 
 
 class GenerationStream(Iterator[results.Event]):
-    """The events of a generation, which is asked for with the first `next`. Leaving it cancels the request: the end of a
-    `with`, `cancel`, which any thread may call, or dropping it as `break` out of a `for` does."""
+    """The events of a generation, which is asked for with the first `next`. Leaving it cancels the request: the end of
+    a `with`, `cancel`, which any thread may call, or dropping it as `break` out of a `for` does."""
 
     def __init__(
         self, client: Client, start: Callable[[Attempts], Call[results.Event | None]], timeout: float | None

@@ -48,15 +48,19 @@ class Credentials:
     ) -> Credentials:
         token = _read(token_file)
         return cls(
-            _read(tls_ca), _read(tls_cert), _read(tls_key), tls_server_name, None if token is None else token.decode().strip()
+            tls_ca=_read(tls_ca),
+            tls_cert=_read(tls_cert),
+            tls_key=_read(tls_key),
+            tls_server_name=tls_server_name,
+            token=None if token is None else token.decode().strip(),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
-    """What is tried again: a call that found no server that takes it (UNAVAILABLE), by gRPC, with growing pauses; and one
-    that a full queue refused (RESOURCE_EXHAUSTED), after the delay that the server names. A stream only before its first
-    event."""
+    """What is tried again: a call that found no server that takes it (UNAVAILABLE), by gRPC, with growing pauses; and
+    one that a full queue refused (RESOURCE_EXHAUSTED), after the delay that the server names. A stream only before its
+    first event."""
 
     max_attempts: int = 4  # all together; 1: never again; gRPC allows 5
     initial_backoff: float = 0.1  # seconds

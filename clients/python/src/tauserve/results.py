@@ -136,7 +136,8 @@ class Generation:
         return self.candidates[0].finish_reason
 
 
-# Events of a stream: Started, PrefillProgress*, of each candidate CandidateDelta* and CandidateFinished, StreamCompleted.
+# Events of a stream: Started, PrefillProgress*, CandidateDelta* and CandidateFinished of each candidate, then
+# StreamCompleted.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _generation_flags(command: argparse.ArgumentParser) -> None:
         _switch(command, name, what, default=None)
     for name, what in _TEXTS.items():
         command.add_argument(f"--{name}", help=what)
-    command.add_argument("--truncation_side", choices=("left", "right"), help="where tokens of a long prompt are removed")
+    command.add_argument("--truncation_side", choices=("left", "right"), help="where tokens are removed")
     command.add_argument("--stop", action="append", default=[], help="end before this text; may be given several times")
     command.add_argument(
         "--bad_word", action="append", default=[], help="text not to generate; may be given several times"
@@ -182,7 +182,7 @@ def _generation_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stop_token_ids", type=_ids, default=[], help="end at these tokens, comma between")
     command.add_argument("--return_token_ids", action="store_true", help="with --json: token ids")
     command.add_argument("--regex", help="what the whole output matches")
-    command.add_argument("--json_schema", help="the output is JSON of this schema: a file, or itself if it begins with {")
+    command.add_argument("--json_schema", help="the output is JSON of this schema: a file, or itself")
     command.add_argument("--json_object", action="store_true", help="the output is a JSON object")
 
 
