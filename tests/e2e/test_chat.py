@@ -6,12 +6,11 @@ import pathlib
 import pty
 import shutil
 import subprocess
-import sys
 
 import grpc
 import pytest
 
-from protos import ROOT, inference
+from protos import inference
 from requests_made import generate, generation, kinds, refused, stream, text_of
 from server_process import MODEL, PATIENCE, Server
 
@@ -170,14 +169,6 @@ def test_one_question_from_the_command_line(chatml):
                               text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["text"] == expected
-
-
-def test_python_example(chatml):
-    expected = ask(chatml, TALK[1]).candidates[0].text
-    done = subprocess.run([sys.executable, str(ROOT / "clients" / "python" / "generate.py"), TALK[1][1], "--chat",
-                           f"--server={chatml.serving['grpc']}", "--temperature=0", "--max_new_tokens=4"],
-                          capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0 and done.stdout.startswith(expected), done.stderr
 
 
 def test_a_conversation_on_a_terminal(chatml):

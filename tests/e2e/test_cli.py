@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -204,11 +203,3 @@ def test_abort_ends_a_request_politely(idle):
     assert cli(idle, "abort", "victim").stdout == "victim\n"
     stdout, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and json.loads(stdout)["finish_reason"] == "aborted"
-
-
-def test_python_example(idle):
-    done = subprocess.run([sys.executable, str(ROOT / "clients" / "python" / "generate.py"), STORY,
-                           f"--server={idle.serving['grpc']}", "--temperature=0", "--max_new_tokens=8"],
-                          capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(" Mira was out") and "[8 tokens, " in done.stdout

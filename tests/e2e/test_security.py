@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 
 import grpc
@@ -16,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from certificates import Authority, credentials, in_pem, openssl, served_certificate
-from protos import ROOT, control, control_grpc, inference, inference_grpc
+from protos import control, control_grpc, inference, inference_grpc
 from requests_made import STORY, generation, long_generation, read_until
 from server_process import MODEL, PATIENCE, Server, wait_until
 from test_cli import command
@@ -453,15 +452,6 @@ def test_cli_with_the_environment(fortress, pki):
     environment["TAUSERVE_TOKEN"] = "tau_wrong"
     done = run_cli(fortress, "info", environment=environment)
     assert done.returncode == 1 and "not known" in done.stderr and "tau_wrong" not in done.stderr
-
-
-def test_python_example(fortress, pki):
-    done = subprocess.run([sys.executable, str(ROOT / "clients" / "python" / "generate.py"), STORY,
-                           f"--server={fortress.serving['grpc']}", "--temperature=0", "--max_new_tokens=8",
-                           f"--tls_ca={pki.ca.cert}", f"--tls_cert={pki.client[0]}", f"--tls_key={pki.client[1]}",
-                           f"--token_file={fortress.token_file}"], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(" Mira was out")
 
 
 # --- tracing
