@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/rpc/call_reactor.h"
 #include "server/rpc/hand_over.h"
 #include "server/rpc/message.h"
 #include "server/rpc/outbox.h"
@@ -194,41 +195,23 @@ class StreamCall : public GenerateCall {
   bool finished_ = false;    // Finish has been called, or is about to be
 };
 
-class StreamReactor : public Reactor {
+class StreamReactor : public CallReactor<Reactor, StreamCall> {
  public:
-  StreamReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
-                WorkerPool* writers)
-      : call_(std::make_shared<StreamCall>(parts, context, writers, this)) {
-    PassHandOver(this);
-  }
-  void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
-    call_->Start(workers, request);
-  }
+  using CallReactor::CallReactor;
   void OnWriteDone(bool ok) override {
     PassHandOver(this);
-    const std::shared_ptr<StreamCall> call = call_;
+    const std::shared_ptr<StreamCall> held = call();
     PassHandOver(this);
-    call->WriteDone(ok);
+    held->WriteDone(ok);
   }
-  void OnCancel() override {
-    PassHandOver(this);
-    call_->Cancel();
-    PassHandOver(this);
-  }
-  void OnDone() override {
-    PassHandOver(this);
-    delete this;
-  }
-
- private:
-  const std::shared_ptr<StreamCall> call_;
 };
 
 }  // namespace
 
 Reactor* StartStreamCall(const ServingParts& parts, WorkerPool& workers, WorkerPool& writers,
                          grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  auto* reactor = new StreamReactor(parts, *context, &writers);
+  auto* reactor = new StreamReactor(
+      [&](Reactor* made) { return std::make_shared<StreamCall>(parts, *context, &writers, made); });
   reactor->Start(workers, request);
   return reactor;
 }

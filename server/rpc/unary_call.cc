@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/rpc/call_reactor.h"
 #include "server/rpc/hand_over.h"
 #include "server/rpc/message.h"
 
@@ -75,37 +76,16 @@ class UnaryCall : public GenerateCall {
   v1::GenerateResponse response_;
 };
 
-class UnaryReactor : public grpc::ServerUnaryReactor {
- public:
-  UnaryReactor(const ServingParts& parts, const grpc::CallbackServerContext& context,
-               grpc::ByteBuffer* response)
-      : call_(std::make_shared<UnaryCall>(parts, context, this, response)) {
-    PassHandOver(this);
-  }
-  void Start(WorkerPool& workers, const grpc::ByteBuffer* request) {
-    call_->Start(workers, request);
-  }
-  void OnCancel() override {
-    PassHandOver(this);
-    call_->Cancel();
-    PassHandOver(this);
-  }
-  void OnDone() override {
-    PassHandOver(this);
-    delete this;
-  }
-
- private:
-  const std::shared_ptr<UnaryCall> call_;
-};
-
 }  // namespace
 
 grpc::ServerUnaryReactor* StartUnaryCall(const ServingParts& parts, WorkerPool& workers,
                                          grpc::CallbackServerContext* context,
                                          const grpc::ByteBuffer* request,
                                          grpc::ByteBuffer* response) {
-  auto* reactor = new UnaryReactor(parts, *context, response);
+  using Reactor = CallReactor<grpc::ServerUnaryReactor, UnaryCall>;
+  auto* reactor = new Reactor([&](grpc::ServerUnaryReactor* made) {
+    return std::make_shared<UnaryCall>(parts, *context, made, response);
+  });
   reactor->Start(workers, request);
   return reactor;
 }
