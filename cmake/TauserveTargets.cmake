@@ -44,6 +44,28 @@ function(tauserve_executable name)
   target_link_libraries(${name} PRIVATE tauserve_options ${arg_DEPS})
 endfunction()
 
+set(TAUSERVE_PYTHON ${PROJECT_SOURCE_DIR}/.venv/bin/python)
+
+# tauserve_pytest(name TIMEOUT seconds FILES test_a.py ... [ENVIRONMENT A=b ...]): one ctest entry for files, or folders, of
+# this folder. TAUSERVE_BIN_DIR says where the programs are.
+function(tauserve_pytest name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "FILES;ENVIRONMENT" ${ARGN})
+  list(TRANSFORM arg_FILES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+  add_test(NAME ${name} COMMAND ${TAUSERVE_PYTHON} -m pytest -q -p no:cacheprovider ${arg_FILES})
+  list(PREPEND arg_ENVIRONMENT TAUSERVE_BIN_DIR=${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${arg_ENVIRONMENT}")
+endfunction()
+
+# tauserve_comparison(name SCRIPT compare.py TOOL target TIMEOUT seconds): a script that compares what a program of ours says
+# with an independent implementation; it gets the program's path.
+function(tauserve_comparison name)
+  cmake_parse_arguments(arg "" "SCRIPT;TOOL;TIMEOUT" "" ${ARGN})
+  add_test(NAME ${name}
+    COMMAND ${TAUSERVE_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/${arg_SCRIPT} $<TARGET_FILE:${arg_TOOL}>
+    WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
 # tauserve_test(name SOURCES a_test.cc ... DEPS lib ... [TIMEOUT seconds] [THREADS]): a GoogleTest program, one ctest entry.
 # THREADS: there is something in it for the thread sanitizer, whose build leaves all others out.
 function(tauserve_test name)
