@@ -7,11 +7,8 @@ void LaunchPrefillDense(const PrefillParams& p) {
   WithPrefillShape(p, [&]<int kDim, int kWarpgroups, entmax::Form kForm>() {
     using Shape = DenseShape<kDim, kWarpgroups>;
     constexpr auto kKernel = PrefillDenseKernel<kDim, kWarpgroups, kForm>;
-    AllowSharedBytes<kKernel>(Shape::kSharedBytes);
-    const int grid = std::min(p.num_blocks, CurrentDevice().multiprocessors);
-    kKernel<<<grid, Shape::kThreads, Shape::kSharedBytes, p.args.stream>>>(
-        PageMap(p.args.keys, p.args), PageMap(p.args.values, p.args), p);
-    CUDA_CHECK(cudaGetLastError());
+    LaunchPersistent<Shape, kKernel>(p.num_blocks, p.args.stream, PageMap(p.args.keys, p.args),
+                                     PageMap(p.args.values, p.args), p);
   });
 }
 

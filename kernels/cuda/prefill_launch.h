@@ -18,11 +18,12 @@ void LaunchPrefillSearch(const PrefillParams& p);
 // Row tiles that the search left.
 void LaunchPrefillDense(const PrefillParams& p);
 
-inline int PrefillWarpgroups(int head_dim) { return head_dim <= 128 ? 3 : 2; }
+constexpr int PrefillWarpgroups(int head_dim) { return head_dim <= 128 ? 3 : 2; }
 
 // Calls run.operator()<head_dim, warpgroups, form>() of the launch's head_dim and alphas.
-template <int kDim, int kWarpgroups, typename Run>
+template <int kDim, typename Run>
 void WithPrefillForm(const PrefillParams& p, const Run& run) {
+  constexpr int kWarpgroups = PrefillWarpgroups(kDim);
   bool square = true, linear = true;
   for (int h = 0; h < p.args.num_heads; h++) {
     const float alpha = p.args.host_heads[h].alpha;
@@ -42,26 +43,31 @@ template <typename Run>
 void WithPrefillShape(const PrefillParams& p, const Run& run) {
   switch (p.args.head_dim) {
     case 64:
-      return WithPrefillForm<64, 3>(p, run);
+      return WithPrefillForm<64>(p, run);
     case 96:
-      return WithPrefillForm<96, 3>(p, run);
+      return WithPrefillForm<96>(p, run);
     case 128:
-      return WithPrefillForm<128, 3>(p, run);
+      return WithPrefillForm<128>(p, run);
     case 256:
-      return WithPrefillForm<256, 2>(p, run);
+      return WithPrefillForm<256>(p, run);
     default:
       TAUSERVE_CHECK(false, "head_dim");
   }
 }
 
-// More shared memory than by default, once a kernel.
-template <auto kKernel>
-void AllowSharedBytes(int bytes) {
-  static const bool allowed = [bytes] {
-    CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+// A thread block for each of `work` pieces, but no more than multiprocessors: blocks take one piece after another.
+template <typename Shape, auto kKernel, typename... Args>
+void LaunchPersistent(int work, cudaStream_t stream, const Args&... args) {
+  // More shared memory than by default, once a kernel.
+  static const bool allowed = [] {
+    CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    Shape::kSharedBytes));
     return true;
   }();
   (void)allowed;
+  const int grid = std::min(work, CurrentDevice().multiprocessors);
+  kKernel<<<grid, Shape::kThreads, Shape::kSharedBytes, stream>>>(args...);
+  CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace tauserve::cuda

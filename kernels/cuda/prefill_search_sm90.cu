@@ -7,11 +7,8 @@ void LaunchPrefillSearch(const PrefillParams& p) {
   WithPrefillShape(p, [&]<int kDim, int kWarpgroups, entmax::Form kForm>() {
     using Shape = SearchShape<kDim, kWarpgroups>;
     constexpr auto kKernel = PrefillSearchKernel<kDim, kWarpgroups, kForm>;
-    AllowSharedBytes<kKernel>(Shape::kSharedBytes);
-    const int grid = std::min(p.num_blocks * p.parts, CurrentDevice().multiprocessors);
-    kKernel<<<grid, Shape::kThreads, Shape::kSharedBytes, p.args.stream>>>(
-        PageMap(p.args.keys, p.args), p);
-    CUDA_CHECK(cudaGetLastError());
+    LaunchPersistent<Shape, kKernel>(p.num_blocks * p.parts, p.args.stream,
+                                     PageMap(p.args.keys, p.args), p);
   });
 }
 

@@ -3,9 +3,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/current_device.h"
-#include "kernels/cuda/prefill_dense.h"
 #include "kernels/cuda/prefill_launch.h"
-#include "kernels/cuda/prefill_search.h"
 #include "kernels/cuda/prefill_sm90.h"
 
 namespace tauserve::cuda {
