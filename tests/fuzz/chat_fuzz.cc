@@ -7,25 +7,21 @@
 #include "server/model/chat/chat_template.h"
 #include "server/model/chat/recognize.h"
 #include "tests/fuzz/check_tokenizer.h"
+#include "tests/fuzz/embedded_tokenizer.h"
 #include "tests/fuzz/memory_folder.h"
 
 namespace tauserve {
 namespace {
 
-constexpr char kModel[] = "models/recall-9m";
-
 struct Chats {
   Chats() {
-    auto loaded = LoadTokenizer(kModel);
-    TAUSERVE_CHECK(loaded.ok(), "the embedded model's tokenizer: run in the project's folder");
-    tokenizer = *std::move(loaded);
     for (const ChatFormat& format : ChatFormats()) {
-      auto chat = ChatTemplate::Load(kModel, format.name, tokenizer.get());
+      auto chat = ChatTemplate::Load(kEmbeddedModel, format.name, tokenizer.get());
       TAUSERVE_CHECK(chat.ok(), "a chat format");
       templates.push_back(*std::move(chat));
     }
   }
-  std::unique_ptr<Tokenizer> tokenizer;
+  const std::unique_ptr<Tokenizer> tokenizer = LoadEmbeddedTokenizer();
   std::vector<ChatTemplate> templates;
 };
 

@@ -4,7 +4,6 @@
 #define TAUSERVE_TESTS_FUZZ_CHECK_CONSTRAINT_H_
 
 #include <cstdint>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -12,6 +11,7 @@
 
 #include "kernels/check.h"
 #include "server/constraint/constraint_cache.h"
+#include "tests/fuzz/embedded_tokenizer.h"
 #include "tests/fuzz/memory_folder.h"
 
 namespace tauserve {
@@ -20,11 +20,7 @@ inline constexpr int32_t kConstraintVocab = 4096;
 inline constexpr int kConstraintTokens = 24;
 
 inline void CheckConstraint(ConstraintSpec::Kind kind, const uint8_t* data, size_t size) {
-  static const Tokenizer* const tokenizer = [] {
-    auto loaded = LoadTokenizer("models/recall-9m");
-    TAUSERVE_CHECK(loaded.ok(), "the embedded model's tokenizer: run in the project's folder");
-    return loaded->release();
-  }();
+  static const Tokenizer* const tokenizer = LoadEmbeddedTokenizer().release();
   static ConstraintCache* const cache =
       new ConstraintCache(tokenizer, kConstraintVocab, 16 << 20, nullptr);
   if (size == 0) return;

@@ -13,19 +13,16 @@
 #include "server/constraint/constraint_cache.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/message.h"
+#include "tests/fuzz/embedded_tokenizer.h"
 
 namespace tauserve {
 namespace {
 
-constexpr char kModel[] = "models/recall-9m";
 constexpr int32_t kContext = 2000;
 
 struct Door {
   Door() {
-    auto loaded = LoadTokenizer(kModel);
-    TAUSERVE_CHECK(loaded.ok(), "the embedded model's tokenizer: run in the project's folder");
-    tokenizer = *std::move(loaded);
-    auto chat = ChatTemplate::Load(kModel, "chatml", tokenizer.get());
+    auto chat = ChatTemplate::Load(kEmbeddedModel, "chatml", tokenizer.get());
     TAUSERVE_CHECK(chat.ok(), "a chat format");
     info.name = "recall-9m";
     info.vocab_size = 4096;
@@ -36,7 +33,7 @@ struct Door {
                                             SamplingParams(), kContext, constraints.get());
   }
   ModelInfo info;
-  std::unique_ptr<Tokenizer> tokenizer;
+  const std::unique_ptr<Tokenizer> tokenizer = LoadEmbeddedTokenizer();
   std::unique_ptr<ConstraintCache> constraints;
   std::unique_ptr<Admission> admission;
 };
