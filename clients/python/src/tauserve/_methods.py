@@ -45,6 +45,9 @@ def stream(prompt: Prompt, options: GenerationOptions, prefill_progress: bool) -
 def tokenize(
     prompt: str | Chat, model: str, add_special_tokens: bool, return_token_strings: bool
 ) -> Call[results.Tokenization]:
+    rendered = _rendered(prompt)
+    if rendered is not None:  # the template has written the special tokens
+        prompt, add_special_tokens = rendered, False
     request = pb.TokenizeRequest(
         model=model, add_special_tokens=add_special_tokens, return_token_strings=return_token_strings
     )
@@ -55,9 +58,10 @@ def tokenize(
     return Call(_INFERENCE + "Tokenize", request, lambda b: _decode.tokenization(pb.TokenizeResponse.FromString(b)))
 
 
-def tokenize_rendered(text: str, model: str) -> Call[results.Tokenization]:
-    """The template has written the special tokens."""
-    return tokenize(text, model, add_special_tokens=False, return_token_strings=False)
+def tokenize_rendered(prompt: Prompt, model: str) -> Call[results.Tokenization] | None:
+    """Of a chat that is rendered on this side; None: the server takes the prompt as it is."""
+    text = _rendered(prompt)
+    return None if text is None else tokenize(text, model, add_special_tokens=False, return_token_strings=False)
 
 
 def detokenize(token_ids: Sequence[int], model: str, skip_special_tokens: bool) -> Call[str]:
@@ -109,3 +113,7 @@ def clear_prefix_cache() -> Call[int]:
         control_pb2.ClearPrefixCacheRequest(),
         lambda b: _decode.pages_freed(control_pb2.ClearPrefixCacheResponse.FromString(b)),
     )
+
+
+def _rendered(prompt: Prompt) -> str | None:
+    return prompt.rendered() if isinstance(prompt, Chat) else None

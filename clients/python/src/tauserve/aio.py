@@ -13,44 +13,30 @@ from typing import TypeVar, Union
 import grpc
 import grpc.aio
 
-from tauserve import _methods, connection, results
+from tauserve import _methods, results
+from tauserve._connected import Connected
 from tauserve._encode import Prompt
 from tauserve._methods import Call, Result
 from tauserve.chat import Chat, ChatTemplate, Message
-from tauserve.connection import Attempts, Credentials, RetryPolicy
-from tauserve.errors import CancelledError, TauserveError, error_of
+from tauserve.connection import Attempts
+from tauserve.errors import TauserveError, error_of
 from tauserve.options import DEFAULT_OPTIONS, GenerationOptions
 
 _Self = TypeVar("_Self", bound="_Connected")
 _Stream = TypeVar("_Stream", bound="AsyncGenerationStream")
 
 
-class _Connected:
-    def __init__(
-        self,
-        address: str,
-        *,
-        credentials: Credentials = Credentials(),
-        timeout: float | None = None,
-        retry: RetryPolicy = RetryPolicy(),
-    ) -> None:
-        """Connects with the first call. `timeout` is each call's that names none, in seconds, all tries and the pauses
-        between them included; None: no limit."""
-        options = connection.channel_options(credentials, retry)
-        tls = connection.tls(credentials)
-        self._channel = (
-            grpc.aio.insecure_channel(address, options)
-            if tls is None
-            else grpc.aio.secure_channel(address, tls, options)
-        )
-        self._metadata = connection.call_metadata(credentials)
-        self._timeout = timeout
-        self._retry = retry
-        self._closed = False
+class _Connected(Connected[grpc.aio.Channel]):
+    def _make_channel(
+        self, address: str, tls: grpc.ChannelCredentials | None, options: list[tuple[str, str | int]]
+    ) -> grpc.aio.Channel:
+        if tls is None:
+            return grpc.aio.insecure_channel(address, options)
+        return grpc.aio.secure_channel(address, tls, options)
 
     async def close(self) -> None:
         """Cancels the calls under way; each later one ends with CancelledError."""
-        self._closed = True
+        self._closed.set()
         await self._channel.close()
 
     async def __aenter__(self: _Self) -> _Self:
@@ -60,14 +46,6 @@ class _Connected:
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _open_channel(self) -> grpc.aio.Channel:
-        if self._closed:
-            raise CancelledError(grpc.StatusCode.CANCELLED, "the client is closed")
-        return self._channel
-
-    def _attempts(self, timeout: float | None) -> Attempts:
-        return Attempts(self._retry, self._timeout if timeout is None else timeout)
 
     async def _call(self, call: Call[Result], attempts: Attempts) -> Result:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._open_channel().unary_unary(call.path)
@@ -141,9 +119,6 @@ class AsyncClient(_Connected):
         timeout: float | None = None,
     ) -> results.Tokenization:
         """The tokens of a text or a chat; a chat has the special tokens of its template in any case."""
-        rendered = prompt.rendered() if isinstance(prompt, Chat) else None
-        if rendered is not None:
-            prompt, add_special_tokens = rendered, False
         return await self._call(
             _methods.tokenize(prompt, model, add_special_tokens, return_token_strings), self._attempts(timeout)
         )
@@ -163,11 +138,8 @@ class AsyncClient(_Connected):
 
     async def _written(self, prompt: Prompt, model: str, attempts: Attempts) -> Prompt:
         """A chat that is rendered on this side, as token ids."""
-        rendered = prompt.rendered() if isinstance(prompt, Chat) else None
-        if rendered is None:
-            return prompt
-        tokens = await self._call(_methods.tokenize_rendered(rendered, model), attempts)
-        return tokens.token_ids
+        call = _methods.tokenize_rendered(prompt, model)
+        return prompt if call is None else (await self._call(call, attempts)).token_ids
 
 
 class AsyncGenerationStream(AsyncIterator[results.Event]):

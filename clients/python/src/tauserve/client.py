@@ -13,38 +13,26 @@ from typing import Any, TypeVar, Union
 
 import grpc
 
-from tauserve import _methods, connection, results
+from tauserve import _methods, results
+from tauserve._connected import Connected
 from tauserve._encode import Prompt
 from tauserve._methods import Call, Result
 from tauserve.chat import Chat, ChatTemplate, Message
-from tauserve.connection import Attempts, Credentials, RetryPolicy
-from tauserve.errors import CancelledError, TauserveError, error_of
+from tauserve.connection import Attempts
+from tauserve.errors import TauserveError, error_of
 from tauserve.options import DEFAULT_OPTIONS, GenerationOptions
 
 _Self = TypeVar("_Self", bound="_Connected")
 _Stream = TypeVar("_Stream", bound="GenerationStream")
 
 
-class _Connected:
-    def __init__(
-        self,
-        address: str,
-        *,
-        credentials: Credentials = Credentials(),
-        timeout: float | None = None,
-        retry: RetryPolicy = RetryPolicy(),
-    ) -> None:
-        """Connects with the first call. `timeout` is each call's that names none, in seconds, all tries and the pauses
-        between them included; None: no limit."""
-        options = connection.channel_options(credentials, retry)
-        tls = connection.tls(credentials)
-        self._channel = (
-            grpc.insecure_channel(address, options) if tls is None else grpc.secure_channel(address, tls, options)
-        )
-        self._metadata = connection.call_metadata(credentials)
-        self._timeout = timeout
-        self._retry = retry
-        self._closed = threading.Event()
+class _Connected(Connected[grpc.Channel]):
+    def _make_channel(
+        self, address: str, tls: grpc.ChannelCredentials | None, options: list[tuple[str, str | int]]
+    ) -> grpc.Channel:
+        if tls is None:
+            return grpc.insecure_channel(address, options)
+        return grpc.secure_channel(address, tls, options)
 
     def close(self) -> None:
         """Ends the calls under way, and each later call as well, with CancelledError."""
@@ -58,14 +46,6 @@ class _Connected:
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _open_channel(self) -> grpc.Channel:
-        if self._closed.is_set():
-            raise CancelledError(grpc.StatusCode.CANCELLED, "the client is closed")
-        return self._channel
-
-    def _attempts(self, timeout: float | None) -> Attempts:
-        return Attempts(self._retry, self._timeout if timeout is None else timeout)
 
     def _call(self, call: Call[Result], attempts: Attempts) -> Result:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._open_channel().unary_unary(call.path)
@@ -138,9 +118,6 @@ class Client(_Connected):
         timeout: float | None = None,
     ) -> results.Tokenization:
         """The tokens of a text or a chat; a chat has the special tokens of its template in any case."""
-        rendered = prompt.rendered() if isinstance(prompt, Chat) else None
-        if rendered is not None:
-            prompt, add_special_tokens = rendered, False
         return self._call(
             _methods.tokenize(prompt, model, add_special_tokens, return_token_strings), self._attempts(timeout)
         )
@@ -160,11 +137,8 @@ class Client(_Connected):
 
     def _written(self, prompt: Prompt, model: str, attempts: Attempts) -> Prompt:
         """A chat that is rendered on this side, as token ids."""
-        rendered = prompt.rendered() if isinstance(prompt, Chat) else None
-        if rendered is None:
-            return prompt
-        tokens = self._call(_methods.tokenize_rendered(rendered, model), attempts)
-        return tokens.token_ids
+        call = _methods.tokenize_rendered(prompt, model)
+        return prompt if call is None else self._call(call, attempts).token_ids
 
 
 class GenerationStream(Iterator[results.Event]):
