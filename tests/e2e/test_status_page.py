@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 
-from requests_made import generation, long_generation, read_until, stream
+from requests_made import long_generation, read_until, stream
 from server_process import Server
 
 SECONDS = 14  # of the page's time, which passes faster than ours: seven scrapes
@@ -34,7 +34,6 @@ def test_it_shows_what_the_metrics_say(tmp_path):
         readers = [threading.Thread(target=drain, args=(call,)) for call in calls]
         for reader in readers:
             reader.start()
-        stream(server, generation(list(range(100, 1500)), max_new_tokens=4))
         picture = pathlib.Path(os.environ.get("TAUSERVE_SCREENSHOT", tmp_path / "page.png"))
         shots = threading.Thread(target=browse, args=(server.serving["metrics"], tmp_path / "a", f"--screenshot={picture}"))
         shots.start()
