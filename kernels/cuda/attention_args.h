@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/attention.h"
+#include "kernels/cuda/kept_support.h"
 #include "kernels/cuda/slice.h"
 
 namespace tauserve::cuda {
@@ -55,6 +56,8 @@ struct AttentionArgs {
 
   AttentionStats* stats =
       nullptr;  // [num_slices]; kernels add to it with atomics (64-bit integers and doubles)
+
+  KeptSupport kept;  // for a backward pass; only PrefillSm90 fills it
 
   void* workspace =
       nullptr;  // scratch of this launch; as large as the kernel's *WorkspaceBytes said

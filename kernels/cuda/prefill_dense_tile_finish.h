@@ -50,10 +50,12 @@ __device__ __forceinline__ float DenseRowTile<kDim, kWarpgroups, kForm>::StepOf(
   const float discriminant = slope * slope - 2 * curvature * log;
   const float step =
       discriminant > 0.25f * slope * slope ? 2 * log / (sqrtf(discriminant) - slope) : -log / slope;
-  // Few keys: one more or less between the floor and the threshold is no smooth change.
+  // Keys between the floor and the threshold are no smooth change: one more or less of them counts for up to `single`, and
+  // their number deviates by its root.
   const float single =
       kForm == entmax::Form::kSquare ? step * step : FastPower(fabsf(step), exponent[h]);
-  close = fabsf(log) <= most_left && single <= 5e-5f;
+  const float between = 4 * count * fabsf(step);
+  close = fabsf(log) <= most_left && single * sqrtf(1 + between) <= 5e-5f;
   return step;
 }
 
@@ -132,6 +134,13 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::Finish(
     counts[h].residual = fabsf(weights - 1);
     if (!counts[h].live) continue;
     const int r = first_row + warp * 16 + lane / 4 + 8 * h, token = r / p.group;
+    if (p.args.kept.threshold && (lane & 3) == 0) {
+      const int64_t row = static_cast<int64_t>(slice.first_row + token) * p.args.num_heads +
+                          kv_head * p.group + r - token * p.group;
+      p.args.kept.threshold[row] = floor[h];
+      p.args.kept.count[row] = counts[h].support;
+      p.args.kept.first[row] = -1;
+    }
     __nv_bfloat16* to = p.args.out + (slice.first_row + token) * p.args.out_stride +
                         (kv_head * p.group + r - token * p.group) * kDim + (lane & 3) * 2;
 #pragma unroll

@@ -385,6 +385,9 @@ struct RowTileSearch {
   __device__ __forceinline__ void ChooseDense();
 
   __device__ void Finish();
+  __device__ __forceinline__ void KeepSupport(int first_row, const Slice& slice,
+                                              const float (&shift)[2],
+                                              const float (&inverse_width)[2]);
   __device__ __forceinline__ bool MergeParts();
   __device__ __forceinline__ void AddScored();
   __device__ __forceinline__ void LeaveToDense();

@@ -30,6 +30,7 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
     for (int h = 0; h < 2; h++) shift[h] += step[h] * Width(h);
     again = __any_sync(~0u, step[0] > kLastStep || step[1] > kLastStep);
   }
+  if (p.args.kept.threshold) KeepSupport(first, slice, shift, inverse_width);
   const __nv_bfloat16* values = p.args.values;
   const int32_t* pages = p.args.page_table + slice.first_page;
 #pragma unroll
@@ -59,6 +60,62 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
   }
   __syncwarp();
   if (p.args.stats) AddBlockStats(counts);
+}
+
+// For the backward pass: thresholds, and the entries with weight, row by row, where all of the warp's find room.
+template <int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::KeepSupport(
+    int first_row, const Slice& slice, const float (&shift)[2], const float (&inverse_width)[2]) {
+  const KeptSupport& kept = p.args.kept;
+  int mine[2], before[2], total[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    mine[h] = 0;
+    const int count = lists.Count(h);
+    for (int e = 0; e < count; e++) {
+      mine[h] +=
+          (LoadScore(h == 0 ? lists.bottom + e * Shape::kStep : lists.Top() - e * Shape::kStep) -
+           shift[h]) *
+              inverse_width[h] >
+          0;
+    }
+    int sum = mine[h];
+    for (int o = 1; o < 32; o *= 2) {
+      const int below = __shfl_up_sync(~0u, sum, o);
+      if (lane >= o) sum += below;
+    }
+    before[h] = sum - mine[h];
+    total[h] = __shfl_sync(~0u, sum, 31);
+  }
+  unsigned long long base = 0;
+  if (lane == 0) base = atomicAdd(kept.used, static_cast<unsigned long long>(total[0] + total[1]));
+  base = __shfl_sync(~0u, base, 0);
+  const bool fits = static_cast<int64_t>(base) + total[0] + total[1] <= kept.capacity;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int support = static_cast<int>(QuadSum(static_cast<float>(mine[h])));
+    int64_t at = static_cast<int64_t>(base) + (h == 0 ? 0 : total[0]) + before[h];
+    if (!(floor[h] < kDeadFloor)) continue;
+    const int r = first_row + 8 * h, token = r / p.group;
+    const int64_t row = static_cast<int64_t>(slice.first_row + token) * p.args.num_heads +
+                        block.kv_head * p.group + r - token * p.group;
+    if ((lane & 3) == 0) {
+      kept.threshold[row] = floor[h] + shift[h];
+      kept.count[row] = support;
+      kept.first[row] = fits ? at : -1;
+    }
+    if (!fits) continue;
+    const int count = lists.Count(h), first_key = kept.first_key[block.slice];
+    for (int e = 0; e < count; e++) {
+      const uint2 entry =
+          LoadEntry(h == 0 ? lists.bottom + e * Shape::kStep : lists.Top() - e * Shape::kStep);
+      const float z = (__uint_as_float(entry.x) - shift[h]) * inverse_width[h];
+      if (!(z > 0)) continue;
+      kept.entries[at++] =
+          KeptEntry::Make(z, first_key + KeyOfEntry(entry.y, entry.x & kPlaceBits, lane));
+    }
+  }
+  __syncwarp();
 }
 
 inline constexpr int kMergedTogether = 8;  // candidates of a thread

@@ -3,7 +3,7 @@
 // One pass over QK^T by wgmma finds, row by row, the keys that can have weight: a score above the row's floor (a proven
 // lower bound of its threshold) becomes a candidate, and candidates raise the floor. The exact threshold follows from the
 // candidates, the output from their values' rows. Row tiles whose candidates don't fit, or would be slower to gather
-// than to multiply, are done by a second kernel with dense products (prefill_dense.cuh); no input is inexact.
+// than to multiply, are done by a second kernel with dense products (prefill_dense.h); no input is inexact.
 #ifndef TAUSERVE_KERNELS_CUDA_PREFILL_SM90_H_
 #define TAUSERVE_KERNELS_CUDA_PREFILL_SM90_H_
 

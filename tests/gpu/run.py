@@ -30,6 +30,9 @@ TOOLS = {
     "initcheck": ["elementwise_test", "attention_test"],
     "synccheck": ["elementwise_test", "top_logits_test", "attention_test"],
 }
+# Single kernels against references of their own; those that aren't built, for another GPU, are left out.
+CHECKS = {"prefill_check": ["check"], "decode_check": ["check"], "linear_check": ["check"], "backward_check": ["check"]}
+SANITIZED_CHECK = ["backward_check", "check", "d64 mixed gqa"]
 NOT_OURS = "cutlass|cublas"
 # racecheck does not see that a warp's reads, its barrier and one lane's arrival at an mbarrier come in that order, as Hopper's
 # producers and consumers have it: where every lane arrives itself, it has nothing to say. Nor does it know relaxed accesses.
@@ -84,6 +87,18 @@ def kernels(bin_):
     return {name: google_test(bin_ / name, 600) for name in KERNEL_TESTS}
 
 
+def checks(bin_):
+    results = {}
+    for name, arguments in CHECKS.items():
+        if not (bin_ / name).exists():
+            continue
+        code, output, seconds = run([bin_ / name, *arguments], 600)
+        results[name] = {"ok": code == 0, "exit_code": code, "seconds": seconds, "lines": output.splitlines()[-1:]}
+        if code != 0:
+            results[name]["output"] = output[-3000:]
+    return results
+
+
 def sanitizers(bin_):
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not pathlib.Path(sanitizer).exists():
@@ -94,6 +109,12 @@ def sanitizers(bin_):
             wrapper = [sanitizer, f"--tool={tool}", "--error-exitcode=99", *TOOL_FLAGS.get(tool, []),
                        f"--kernel-name-exclude=regex={NOT_OURS}{NOT_FOLLOWED.get(tool, '')}"]
             results[f"{tool} {name}"] = google_test(bin_ / name, 240, wrapper, SANITIZED[name])
+    if (bin_ / SANITIZED_CHECK[0]).exists():
+        for tool in ("memcheck", "initcheck", "synccheck"):
+            wrapper = [sanitizer, f"--tool={tool}", "--error-exitcode=99", *TOOL_FLAGS.get(tool, [])]
+            code, output, seconds = run([*wrapper, bin_ / SANITIZED_CHECK[0], *SANITIZED_CHECK[1:]], 240)
+            results[f"{tool} {SANITIZED_CHECK[0]}"] = {"ok": code == 0, "exit_code": code, "seconds": seconds,
+                                                       "output": output[-2000:]}
     return results
 
 
@@ -185,7 +206,7 @@ def refusals(bin_):
     return results
 
 
-PARTS = {"refusals": refusals, "kernels": kernels, "model": model, "serving": serving, "steps": steps, "sanitizers": sanitizers}
+PARTS = {"refusals": refusals, "kernels": kernels, "checks": checks, "model": model, "serving": serving, "steps": steps, "sanitizers": sanitizers}
 
 
 def main():

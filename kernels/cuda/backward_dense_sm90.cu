@@ -1,0 +1,33 @@
+#include "kernels/check.h"
+#include "kernels/cuda/backward_dense.h"
+#include "kernels/cuda/backward_dense_columns.cuh"
+#include "kernels/cuda/backward_dense_rows.cuh"
+#include "kernels/cuda/cuda_check.h"
+
+namespace tauserve::cuda {
+namespace {
+
+template <int kDim, entmax::Form kForm>
+void Launch(const BackwardParams& p) {
+  using Rows = ScoredRowsShape<kDim, 1, true>;
+  using Columns = DenseColumnsShape<kDim>;
+  const int tiles = p.tiles.num_row_tiles * p.args.num_heads;
+  MarkDenseRows<<<CeilDiv(tiles, kDenseThreads / 32), kDenseThreads, 0, p.args.stream>>>(p);
+  CUDA_CHECK(cudaGetLastError());
+  AllowSharedBytes<BackwardDenseRows<kDim, kForm>>(Rows::kSharedBytes);
+  BackwardDenseRows<kDim, kForm><<<tiles, kDenseThreads, Rows::kSharedBytes, p.args.stream>>>(p);
+  CUDA_CHECK(cudaGetLastError());
+  AllowSharedBytes<BackwardDenseColumns<kDim, kForm>>(Columns::kSharedBytes);
+  const dim3 grid(p.tiles.num_key_tiles * p.args.num_kv_heads, kDim / Columns::kOutputs);
+  BackwardDenseColumns<kDim, kForm>
+      <<<grid, kDenseThreads, Columns::kSharedBytes, p.args.stream>>>(p);
+  CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+void BackwardDense(const BackwardParams& p) {
+  WithBackwardForm(p.args, [&]<int kDim, entmax::Form kForm>() { Launch<kDim, kForm>(p); });
+}
+
+}  // namespace tauserve::cuda
