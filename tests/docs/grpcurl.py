@@ -1,4 +1,4 @@
-"""What the documents use of grpcurl, which is not among Debian's packages: -plaintext, -d, ADDRESS, list, SERVICE/METHOD."""
+"""What the documents use of grpcurl, which Debian does not have: -plaintext, -d, ADDRESS, list, SERVICE/METHOD."""
 
 from __future__ import annotations
 

@@ -41,9 +41,8 @@ class Programs:
 
     @functools.cache
     def help(self, program: str, *command: str) -> str:
-        done = subprocess.run(
-            [str(self.folder / program), *command, "--help"], check=True, capture_output=True, text=True, timeout=PATIENCE
-        )
+        command_line = [str(self.folder / program), *command, "--help"]
+        done = subprocess.run(command_line, check=True, capture_output=True, text=True, timeout=PATIENCE)
         return done.stdout
 
     @functools.cache
@@ -195,7 +194,8 @@ def split(name: str) -> tuple[str, str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help="write what differs")
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build" / "release" / "bin", help="the programs' folder")
+    folder = ROOT / "build" / "release" / "bin"
+    parser.add_argument("--bin", type=pathlib.Path, default=folder, help="the programs' folder")
     args = parser.parse_args()
     programs = Programs(args.bin)
     differ = 0
