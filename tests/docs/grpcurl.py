@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
@@ -13,14 +14,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 def call(channel: grpc.Channel, pool: descriptor_pool.DescriptorPool, name: str, data: str) -> None:
     service, _, method = name.partition("/")
     found = pool.FindServiceByName(service).methods_by_name[method]
-    request = json_format.Parse(data, message_factory.GetMessageClass(found.input_type)())
-    kind = channel.unary_stream if found.server_streaming else channel.unary_unary
-    multi = kind(
-        f"/{name}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=message_factory.GetMessageClass(found.output_type).FromString,
-    )
-    answer = multi(request, timeout=60)
+    asked, answered = (message_factory.GetMessageClass(kind) for kind in (found.input_type, found.output_type))
+    make = channel.unary_stream if found.server_streaming else channel.unary_unary
+    made: Any = make(f"/{name}", asked.SerializeToString, answered.FromString)
+    answer = made(json_format.Parse(data, asked()), timeout=60)
     for message in answer if found.server_streaming else [answer]:
         print(json_format.MessageToJson(message, ensure_ascii=False))
 

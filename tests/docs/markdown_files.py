@@ -13,7 +13,7 @@ _FENCE = re.compile(r"^```(\w*)\s*$")
 _NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)(?:\s+\"[^\"]*\")?\)")
-_SPAN = re.compile(r"(`+)(.+?)\1")
+_SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,25 @@ class Document:
                 found.add(name)
         return found
 
+    def paragraphs(self) -> list[tuple[int, str]]:
+        """Lines without an empty one, a block or a table's row between them, with the number of the first."""
+        found: list[tuple[int, str]] = []
+        last = 0
+        for number, line in self.prose:
+            if found and number == last + 1 and line.strip() and not line.startswith("|"):
+                found[-1] = (found[-1][0], f"{found[-1][1]}\n{line}")
+            else:
+                found.append((number, line))
+            last = number
+        return found
+
     def links(self) -> list[tuple[int, str]]:
-        return [(number, link) for number, line in self.prose for link in _LINK.findall(_SPAN.sub("", line))]
+        return [(number, link) for number, text in self.paragraphs() for link in _LINK.findall(_SPAN.sub("", text))]
 
     def spans(self) -> list[tuple[int, str]]:
-        """What stands between backquotes."""
-        return [(number, span[1]) for number, line in self.prose for span in _SPAN.findall(line)]
+        """What stands between backquotes, in one line."""
+        found = [(number, span[1]) for number, text in self.paragraphs() for span in _SPAN.findall(text)]
+        return [(number, re.sub(r"\s+", " ", span)) for number, span in found]
 
 
 def _slug(heading: str) -> str:
