@@ -99,8 +99,13 @@ def flag_table(text: str) -> str:
     flags = flags_of(text)
     if all(flag.value in (None, "...") for flag in flags):
         return rows(("flag", ""), ((code(written(flag)), plain(flag.help)) for flag in flags))
-    cells = ((code(f"--{flag.name}"), code(flag.value or ""), plain(flag.help)) for flag in flags)
+    cells = ((code(f"--{flag.name}"), code(default_of(flag)), plain(flag.help)) for flag in flags)
     return rows(("flag", "default", ""), cells)
+
+
+def default_of(flag: Flag) -> str:
+    """A value in capitals is no default: --config=FILE."""
+    return "" if flag.value is None or flag.value.isupper() else flag.value
 
 
 def written(flag: Flag) -> str:
