@@ -1,4 +1,4 @@
-// JSON schemas as automata: every text that matches is JSON that the schema is valid for. The subset is in README.md;
+// JSON schemas as automata: every text that matches is JSON that the schema is valid for. The subset is in docs/api.md;
 // whatever is outside of it is refused, never left out silently.
 #ifndef TAUSERVE_SERVER_CONSTRAINT_JSON_SCHEMA_H_
 #define TAUSERVE_SERVER_CONSTRAINT_JSON_SCHEMA_H_
