@@ -18,7 +18,7 @@ LABEL org.opencontainers.image.title="Tauserve" \
 # What `ldd` of the two programs and the SentencePiece plugin names.
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libpcre2-8-0 \
+      libabsl20220623 libcpp-httplib0.11 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libpcre2-8-0 \
       libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libprotobuf32 libsentencepiece0 \
       libspdlog1.10 libssl3 libutf8proc2 \
  && rm -rf /var/lib/apt/lists/* \

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 packages=(
   g++ cmake ninja-build ccache lld pkg-config git ca-certificates
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
-  libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcurl4-openssl-dev libssl-dev zlib1g-dev
+  libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcurl4-openssl-dev libcpp-httplib-dev libssl-dev zlib1g-dev
   libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   chromium clang-format clang-14 libclang-rt-14-dev curl openssl python3 python3-dev python3-venv python3-torch prometheus

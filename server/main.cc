@@ -247,7 +247,8 @@ absl::Status Serve(const ServerConfig& config, absl::Time start, StopSignal& sto
   s.metrics->SetLoadSource([engine] {
     const EngineLoad load = engine->load();
     return LoadSnapshot{load.running_requests, load.waiting_requests, load.waiting_prompt_tokens,
-                        load.pages_total,      load.pages_free,       load.last_step};
+                        load.pages_total,      load.pages_free,       load.last_step,
+                        load.draining,         engine->phase_time()};
   });
   absl::StatusOr<std::unique_ptr<MetricsServer>> metrics_server =
       MetricsServer::Start(config.metrics_listen, *s.metrics);

@@ -45,6 +45,15 @@ int RunAbort(Client& control, const std::vector<std::string>& request_ids, const
 // token goes to the new file `out`, or, if that is empty, is shown before the line.
 int RunToken(const std::vector<std::string>& scopes, const std::string& out,
              const Console& console);
+struct TopOptions {
+  std::string address;  // HOST:PORT of the server's metrics
+  absl::Duration interval = absl::Seconds(1);
+  bool once = false;
+};
+
+// Shows what the server does: on a terminal as a screen, until a key or a signal ends it; elsewhere, or with JSON, as text for
+// each interval, or for one. On its own: it blocks signals, and may leave a thread that waits for the server.
+int RunTop(const TopOptions& options, const Console& console);
 int RunDrain(Client& control, absl::Duration timeout, const Console& console);
 
 }  // namespace tauserve::client

@@ -80,6 +80,10 @@ ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(30),
 ABSL_FLAG(std::vector<std::string>, scopes, {"inference"},
           "what the token is for: inference, control, or both with a comma between");
 ABSL_FLAG(std::string, out, "", "write the token to this new file instead of showing it");
+ABSL_FLAG(std::string, metrics, "",
+          "HOST:PORT of the server's metrics; else $TAUSERVE_METRICS, 127.0.0.1:9464");
+ABSL_FLAG(absl::Duration, interval, absl::Seconds(1), "how often to look, from 100ms to 1h");
+ABSL_FLAG(bool, once, false, "print the figures of one interval as text, and end");
 
 namespace tauserve::client {
 
@@ -150,6 +154,10 @@ const std::vector<CommandSpec>& Commands() {
        "",
        "make a token, and its line for the server's --auth_tokens_file",
        {"scopes", "out"}},
+      {"top",
+       "",
+       "what the server does, live: load, speed, latencies, cache, sparsity, failures",
+       {"metrics", "interval", "once"}},
   };
   return *commands;
 }

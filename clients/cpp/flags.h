@@ -70,6 +70,9 @@ ABSL_DECLARE_FLAG(bool, all);
 ABSL_DECLARE_FLAG(absl::Duration, drain_timeout);
 ABSL_DECLARE_FLAG(std::vector<std::string>, scopes);
 ABSL_DECLARE_FLAG(std::string, out);
+ABSL_DECLARE_FLAG(std::string, metrics);
+ABSL_DECLARE_FLAG(absl::Duration, interval);
+ABSL_DECLARE_FLAG(bool, once);
 
 namespace tauserve::client {
 

@@ -22,6 +22,8 @@
 namespace tauserve::client {
 namespace {
 
+constexpr absl::Duration kMinInterval = absl::Milliseconds(100), kMaxInterval = absl::Hours(1);
+
 int Usage(absl::string_view message) {
   std::fprintf(stderr, "tauserve-cli: %s (--help shows the commands)\n",
                std::string(message).c_str());
@@ -139,6 +141,21 @@ int Token(const CommandLine& line, const Console& console) {
   return RunToken(absl::GetFlag(FLAGS_scopes), absl::GetFlag(FLAGS_out), console);
 }
 
+int Top(const CommandLine& line, const Console& console) {
+  if (!line.arguments.empty()) return Usage("top takes no arguments");
+  TopOptions options;
+  options.address = AddressOf(absl::GetFlag(FLAGS_metrics), "TAUSERVE_METRICS");
+  if (options.address.empty()) options.address = "127.0.0.1:9464";
+  options.interval = absl::GetFlag(FLAGS_interval);
+  options.once = absl::GetFlag(FLAGS_once);
+  if (options.interval < kMinInterval || options.interval > kMaxInterval) {
+    return Usage(absl::StrCat("--interval is ", absl::FormatDuration(options.interval),
+                              ": take one from ", absl::FormatDuration(kMinInterval), " to ",
+                              absl::FormatDuration(kMaxInterval)));
+  }
+  return RunTop(options, console);
+}
+
 int Dispatch(const CommandLine& line, const Clients& clients, const Console& console) {
   Client& client = *clients.inference;
   Client& control = *clients.control;
@@ -166,6 +183,8 @@ int Main(int argc, char** argv) {
   if (line->version) return std::puts("tauserve-cli " TAUSERVE_VERSION) < 0;
   const Console console = Console::OfProcess(absl::GetFlag(FLAGS_json));
   if (line->command == "token") return Token(*line, console);
+  // Without destructors, which would race with its thread.
+  if (line->command == "top") std::_Exit(Top(*line, console));
   const absl::StatusOr<Credentials> credentials = ReadCredentials();
   if (!credentials.ok()) return Usage(credentials.status().message());
   const sigset_t signals = BlockInterrupts();

@@ -23,6 +23,7 @@ int32_t Engine::Drain(absl::Duration timeout) { return loop_->Drain(timeout); }
 int64_t Engine::ClearPrefixCache() { return loop_->ClearPrefixCache(); }
 EngineLoad Engine::load() const { return loop_->load(); }
 EnginePulse Engine::pulse() const { return loop_->pulse(); }
+std::array<absl::Duration, kEnginePhases> Engine::phase_time() const { return loop_->phase_time(); }
 absl::Duration Engine::RetryDelay() const { return loop_->RetryDelay(); }
 void Engine::Shutdown() { loop_->Shutdown(); }
 

@@ -3,6 +3,7 @@
 #ifndef TAUSERVE_SERVER_ENGINE_ENGINE_H_
 #define TAUSERVE_SERVER_ENGINE_ENGINE_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -79,6 +80,8 @@ class Engine {
   int64_t ClearPrefixCache();
   EngineLoad load() const;
   EnginePulse pulse() const;  // takes no lock
+  // What its thread has spent its time on, up to now; by EnginePhase.
+  std::array<absl::Duration, kEnginePhases> phase_time() const;
   // How long a queued request may wait until there is room, from the service rate of the last requests; for RetryInfo.
   absl::Duration RetryDelay() const;
   // Drain with no time, then end the thread. Idempotent.

@@ -22,8 +22,7 @@ Engine::Loop::Loop(const EngineOptions& options, LanguageModel* model, const Tok
                  index_ ? &*index_ : nullptr),
       step_budget_(options.max_batched_tokens, options.target_step_time),
       sampler_(model->info().vocab_size),
-      mask_((model->info().vocab_size + 63) / 64),
-      clock_(metrics) {
+      mask_((model->info().vocab_size + 63) / 64) {
   PublishLoad();
   thread_ = std::thread([this] { Main(); });
 }
@@ -44,7 +43,6 @@ void Engine::Loop::Main() {
     MeasureService();
     PublishLoad();
     clock_.Enter(EnginePhase::kWait);
-    clock_.Report();
   }
   asleep_ = true;
 }

@@ -38,6 +38,7 @@ class Engine::Loop {
   int64_t ClearPrefixCache();
   EngineLoad load() const;
   EnginePulse pulse() const;
+  PhaseClock::Spent phase_time() const { return clock_.spent(); }
   absl::Duration RetryDelay() const;
   void Shutdown();
 

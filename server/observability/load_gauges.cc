@@ -2,11 +2,19 @@
 
 #include <prometheus/metric_family.h>
 
+#include <iterator>
 #include <utility>
 
 #include "kernels/attention.h"
 
 namespace tauserve {
+namespace {
+
+constexpr const char* kPhaseNames[] = {"wait",       "schedule", "model",  "sample",
+                                       "detokenize", "deliver",  "account"};
+static_assert(std::size(kPhaseNames) == kEnginePhases);
+
+}  // namespace
 
 void Metrics::LoadGauges::set_source(std::function<LoadSnapshot()> source) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -47,7 +55,24 @@ std::vector<prometheus::MetricFamily> Metrics::LoadGauges::Collect() const {
       load.last_step == absl::InfinitePast()
           ? 0.0
           : absl::ToDoubleSeconds(load.last_step - absl::UnixEpoch()));
+  add("tauserve_draining", "1 while new requests are refused, for good.", load.draining);
+  families.push_back(EngineSeconds(load));
   return families;
+}
+
+prometheus::MetricFamily Metrics::LoadGauges::EngineSeconds(const LoadSnapshot& load) const {
+  prometheus::MetricFamily family;
+  family.name = "tauserve_engine_seconds_total";
+  family.help =
+      "What the engine's thread spends its time on; their sum is the time since the start.";
+  family.type = prometheus::MetricType::Counter;
+  for (int p = 0; p < kEnginePhases; p++) {
+    prometheus::ClientMetric metric;
+    metric.label = {{"phase", kPhaseNames[p]}, {"model_name", model_name_}};
+    metric.counter.value = absl::ToDoubleSeconds(load.engine_time[p]);
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
 }
 
 }  // namespace tauserve

@@ -1,4 +1,4 @@
-// Gauges of the server's load, computed when they are scraped.
+// The server's load, and what its engine's time has gone to, computed when they are scraped.
 #ifndef TAUSERVE_SERVER_OBSERVABILITY_LOAD_GAUGES_H_
 #define TAUSERVE_SERVER_OBSERVABILITY_LOAD_GAUGES_H_
 
@@ -20,6 +20,8 @@ class Metrics::LoadGauges : public prometheus::Collectable {
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
+  prometheus::MetricFamily EngineSeconds(const LoadSnapshot& load) const;
+
   const std::string model_name_;
   mutable std::mutex mutex_;
   std::function<LoadSnapshot()> source_;

@@ -6,10 +6,10 @@
 #include <prometheus/registry.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "server/observability/load_gauges.h"
+#include "server/observability/process_metrics.h"
 
 namespace tauserve {
 namespace {
@@ -90,15 +90,6 @@ struct Metrics::Families {
     return {&family.Add(With({{"phase", "prefill"}}), buckets),
             &family.Add(With({{"phase", "decode"}}), buckets)};
   }
-  std::array<Counter*, kEnginePhases> EnginePhaseCounters(const char* name, const char* help) {
-    auto& family = Counters(name, help);
-    std::array<Counter*, kEnginePhases> counters;
-    constexpr const char* kNames[] = {"wait",       "schedule", "model",  "sample",
-                                      "detokenize", "deliver",  "account"};
-    static_assert(std::size(kNames) == kEnginePhases);
-    for (int p = 0; p < kEnginePhases; p++) counters[p] = &family.Add(With({{"phase", kNames[p]}}));
-    return counters;
-  }
 
   std::shared_ptr<prometheus::Registry> registry;
   Labels base;
@@ -114,6 +105,10 @@ struct Metrics::Families {
                "Calls of any method refused for want of a token, before they were read.");
   Counter* prompt_tokens =
       OneCounter("tauserve_prompt_tokens_total", "Prompt tokens of requests that started.");
+  Counter* prefill_tokens =
+      OneCounter("tauserve_prefill_tokens_total",
+                 "Prompt tokens computed, step by step: not those found in the prefix cache; again "
+                 "after a preemption.");
   Counter* generation_tokens = OneCounter("tauserve_generation_tokens_total", "Tokens generated.");
   Counter* preemptions =
       OneCounter("tauserve_preemptions_total",
@@ -142,10 +137,11 @@ struct Metrics::Families {
   Histogram* decode_step = &step_family.Add(With({{"kind", "decode"}}), TokenSecondsBuckets());
   Histogram* mixed_step = &step_family.Add(With({{"kind", "mixed"}}), TokenSecondsBuckets());
   Counter* steps = OneCounter("tauserve_engine_steps_total", "Engine steps.");
-  std::array<Counter*, kEnginePhases> engine_seconds =
-      EnginePhaseCounters("tauserve_engine_seconds_total",
-                          "What the engine's thread spends its time on; their sum is "
-                          "the time since the start.");
+  Gauge* stuck =
+      &Gauges("tauserve_engine_stuck",
+              "1 while the engine has work and nothing moves for --stuck_after; health is "
+              "NOT_SERVING then.")
+           .Add(base);
   Counter* nonfinite = OneCounter("tauserve_nonfinite_logits_total",
                                   "Requests that ended with INTERNAL because a logit was NaN or "
                                   "infinite, or none was finite.");
@@ -174,6 +170,13 @@ struct Metrics::Families {
                                       "Of these, not proven empty before any product.");
   Counter* blocks_computed = OneCounter("tauserve_attention_prefill_blocks_computed_total",
                                         "Of these, with a non-zero weight: the values are read.");
+  Counter* decode_blocks_considered =
+      OneCounter("tauserve_attention_decode_blocks_considered_total",
+                 "Pages that a head of a decoded token could see.");
+  Counter* decode_blocks_scored = OneCounter("tauserve_attention_decode_blocks_scored_total",
+                                             "Of these, not proven empty before any product.");
+  Counter* decode_blocks_computed = OneCounter("tauserve_attention_decode_blocks_computed_total",
+                                               "Of these, with a non-zero weight.");
   Counter* pages_considered = OneCounter("tauserve_attention_kv_pages_considered_total",
                                          "Pages of a KV head that decoded tokens could see.");
   Counter* pages_read = OneCounter("tauserve_attention_kv_pages_read_total",
@@ -209,6 +212,7 @@ struct Metrics::Families {
 
 Metrics::Metrics(const std::string& model_name)
     : load_gauges_(std::make_shared<LoadGauges>(model_name)),
+      process_(std::make_shared<ProcessMetrics>()),
       families_(std::make_unique<Families>(model_name)) {
   // Known outcomes exist from the start, so that a rate over them does too.
   for (const char* reason : {"eos_token", "stop_token", "stop_string", "max_new_tokens",
@@ -234,7 +238,7 @@ Metrics::Metrics(const std::string& model_name)
 Metrics::~Metrics() = default;
 
 std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const {
-  return {families_->registry, load_gauges_};
+  return {families_->registry, load_gauges_, process_};
 }
 
 void Metrics::SetBuildInfo(const std::string& version, const std::string& commit,
@@ -274,6 +278,7 @@ void Metrics::StepDone(const Step& step) {
                                                     : families_->mixed_step;
   histogram->Observe(absl::ToDoubleSeconds(step.duration));
   families_->steps->Increment();
+  families_->prefill_tokens->Increment(step.prefill_tokens);
 }
 
 void Metrics::AttentionDone(Phase phase, const AttentionStats& stats) {
@@ -284,6 +289,9 @@ void Metrics::AttentionDone(Phase phase, const AttentionStats& stats) {
     f.blocks_scored->Increment(stats.blocks_scored);
     f.blocks_computed->Increment(stats.blocks_attended);
   } else {
+    f.decode_blocks_considered->Increment(stats.blocks_considered);
+    f.decode_blocks_scored->Increment(stats.blocks_scored);
+    f.decode_blocks_computed->Increment(stats.blocks_attended);
     f.pages_considered->Increment(stats.pages_considered);
     f.pages_read->Increment(stats.pages_read);
   }
@@ -318,9 +326,7 @@ void Metrics::InterTokenLatency(absl::Duration d) {
 }
 void Metrics::DecodeTime(absl::Duration d) { families_->decode->Observe(absl::ToDoubleSeconds(d)); }
 void Metrics::NonFiniteLogits() { families_->nonfinite->Increment(); }
-void Metrics::EngineTime(EnginePhase phase, absl::Duration d) {
-  families_->engine_seconds[static_cast<int>(phase)]->Increment(absl::ToDoubleSeconds(d));
-}
+void Metrics::EngineStuck(bool stuck) { families_->stuck->Set(stuck); }
 
 void Metrics::ConstraintMask(absl::Duration d) {
   families_->constraint_mask->Observe(absl::ToDoubleSeconds(d));

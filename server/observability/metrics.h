@@ -1,8 +1,10 @@
 // Every metric family of the server, in one place, on a prometheus-cpp registry of its own. Counters and histograms are
-// fed by events; gauges are read from their source at scrape time, so that they can't go stale. Thread-safe.
+// fed by events; gauges, and times that pass without events, are read from their source at scrape time, so that they can't
+// go stale. Thread-safe.
 #ifndef TAUSERVE_SERVER_OBSERVABILITY_METRICS_H_
 #define TAUSERVE_SERVER_OBSERVABILITY_METRICS_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,7 +28,7 @@ enum class Phase { kPrefill, kDecode };
 enum class EnginePhase { kWait, kSchedule, kModel, kSample, kDetokenize, kDeliver, kAccount };
 inline constexpr int kEnginePhases = 7;
 
-// Gauges' values at one moment.
+// What is read at a scrape, at one moment.
 struct LoadSnapshot {
   int64_t requests_running = 0;
   int64_t requests_waiting = 0;
@@ -34,6 +36,8 @@ struct LoadSnapshot {
   int64_t pages_total = 0;
   int64_t pages_free = 0;
   absl::Time last_step = absl::InfinitePast();
+  bool draining = false;  // new requests are refused
+  std::array<absl::Duration, kEnginePhases> engine_time{};
 };
 
 class Metrics {
@@ -69,9 +73,10 @@ class Metrics {
   void TimeToFirstToken(absl::Duration d);
   void InterTokenLatency(absl::Duration d);
   void DecodeTime(absl::Duration d);
-  void NonFiniteLogits();  // a request ended for its logits
-  void EngineTime(EnginePhase phase, absl::Duration d);
+  void NonFiniteLogits();                 // a request ended for its logits
   void ConstraintMask(absl::Duration d);  // of one sequence in one step
+  // By who watches it: the judgement that health rests on.
+  void EngineStuck(bool stuck);
 
   // --- By the admission of requests with a constraint: each calls one of these once.
   void ConstraintFound();  // in the cache
@@ -90,8 +95,10 @@ class Metrics {
 
  private:
   class LoadGauges;
+  class ProcessMetrics;
   struct Families;
   std::shared_ptr<LoadGauges> load_gauges_;
+  std::shared_ptr<ProcessMetrics> process_;
   std::unique_ptr<Families> families_;
 };
 

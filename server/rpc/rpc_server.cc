@@ -84,6 +84,7 @@ std::chrono::system_clock::time_point In(absl::Duration timeout) {
 
 RpcServer::RpcServer(const ServingParts& parts, ServerInfo info)
     : engine_(parts.engine),
+      metrics_(parts.metrics),
       inference_(parts),
       control_(parts.engine, std::move(info),
                [this](absl::Duration timeout) { return Drain(timeout); }) {}
@@ -133,6 +134,7 @@ void RpcServer::SetReady(bool ready) {
 
 void RpcServer::SetStuck(bool stuck) {
   stuck_ = stuck;
+  metrics_->EngineStuck(stuck);
   if (stuck) {
     LogError("engine_stuck", {{"message", "the engine does not move: health is NOT_SERVING"}});
   } else {

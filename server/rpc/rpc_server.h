@@ -24,7 +24,8 @@ namespace tauserve {
 struct RpcOptions {
   std::string listen;  // HOST:PORT; port 0 picks a free one
   std::string control_listen;
-  // Of a request. gRPC refuses a larger one (RESOURCE_EXHAUSTED) before the service sees a call: no metric counts it.
+  // Of a request. gRPC refuses a larger one (RESOURCE_EXHAUSTED) while it reads it, before it makes a call of it: neither the
+  // services nor an interceptor ever see one, so no metric counts it.
   int32_t max_message_bytes = 64 << 20;
   // Of one connection; a client's further calls wait in the client.
   int32_t max_concurrent_streams = 1024;
@@ -61,6 +62,7 @@ class RpcServer {
   void SetStuck(bool stuck);
 
   Engine* engine_;
+  Metrics* metrics_;
   InferenceServiceImpl inference_;
   ControlServiceImpl control_;
   // Set once by Start; handlers of the control service read it as soon as that serves.

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -16,12 +17,14 @@ from requests_made import generate, generation, long_generation, read_until, ref
 from server_process import Server, wait_until
 
 GAUGES = ["requests_running", "requests_waiting", "waiting_prompt_tokens", "kv_cache_usage_ratio", "kv_pages_free",
-          "kv_cache_info", "engine_last_step_timestamp_seconds", "build_info", "model_info", "startup_seconds"]
+          "kv_cache_info", "engine_last_step_timestamp_seconds", "engine_stuck", "draining", "build_info", "model_info",
+          "startup_seconds"]
 COUNTERS = ["requests_total", "admission_rejections_total", "unauthorized_calls_total", "prompt_tokens_total",
-            "generation_tokens_total", "constraints_total", "prefix_cache_query_tokens_total", "prefix_cache_hit_tokens_total",
-            "engine_steps_total", "engine_seconds_total", "nonfinite_logits_total",
+            "prefill_tokens_total", "generation_tokens_total", "constraints_total", "prefix_cache_query_tokens_total", "prefix_cache_hit_tokens_total",
+            "engine_steps_total", "nonfinite_logits_total",
             "attention_prefill_blocks_considered_total", "attention_prefill_blocks_scored_total",
-            "attention_prefill_blocks_computed_total", "attention_kv_pages_considered_total",
+            "attention_prefill_blocks_computed_total", "attention_decode_blocks_considered_total",
+            "attention_decode_blocks_scored_total", "attention_decode_blocks_computed_total", "attention_kv_pages_considered_total",
             "attention_kv_pages_read_total", "attention_kv_read_bytes_total", "attention_keys_considered_total",
             "attention_keys_scored_total", "attention_keys_support_total", "attention_wide_rows_total",
             "attention_tau_unconverged_rows_total"]
@@ -29,6 +32,8 @@ HISTOGRAMS = ["time_to_first_token_seconds", "inter_token_latency_seconds", "req
               "request_queue_seconds", "request_prefill_seconds", "request_decode_seconds", "step_duration_seconds",
               "request_attention_sparsity_ratio", "attention_support_tokens", "attention_tau_iterations",
               "attention_tau_residual", "constraint_compile_seconds", "constraint_mask_seconds"]
+PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds",
+           "process_max_fds"}
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +51,18 @@ def test_every_family_is_there_before_the_first_request(fresh):
     for code in ("OK", "CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS",
                  "RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"):
         assert any(n == "tauserve_requests_total" and l["code"] == code for n, l, _ in metrics.samples), code
-    assert metrics.sum("engine_last_step_timestamp_seconds") == 0
+    assert metrics.sum("engine_last_step_timestamp_seconds") == metrics.sum("engine_stuck") == metrics.sum("draining") == 0
     assert metrics.sum("build_info") == metrics.sum("model_info") == metrics.sum("kv_cache_info") == 1
 
 
 def test_names_and_labels(fresh):
     text = fresh.scrape()
     assert ":" not in "".join(line.split(" ")[0].split("{")[0] for line in text.splitlines() if line[0] != "#")
-    for name, labels, _ in fresh.metrics().samples:
+    samples = fresh.metrics().samples
+    assert {name for name, labels, _ in samples if name.startswith("process_") and not labels} == PROCESS
+    for name, labels, _ in samples:
+        if name in PROCESS:
+            continue
         assert name.startswith("tauserve_"), name
         assert labels.get("model_name") == "recall-9m", name
 
@@ -67,6 +76,17 @@ def test_promtool(fresh, when):
     assert promtool, "promtool is not installed: run deploy/setup.sh"
     done = subprocess.run([promtool, "check", "metrics"], input=fresh.scrape(), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_idle_engine_waits_and_says_so(fresh):
+    fresh.wait_idle()
+    started = next(value for name, _, value in fresh.metrics().samples if name == "process_start_time_seconds")
+    assert abs(time.time() - started) < 600
+    before, begin = fresh.metrics(), time.monotonic()
+    after = wait_until(lambda: m if (m := fresh.metrics()).sum("engine_seconds_total", phase="wait")
+                       > before.sum("engine_seconds_total", phase="wait") + 0.2 else None, "0.2 s of waiting")
+    assert after.sum("engine_seconds_total") - before.sum("engine_seconds_total") <= time.monotonic() - begin
+    assert after.sum("engine_seconds_total", phase="model") == before.sum("engine_seconds_total", phase="model")
 
 
 def test_http(fresh):
@@ -95,7 +115,7 @@ def test_one_request_is_counted_truly(fresh):
         return after.sum(name, **labels) - before.sum(name, **labels)
 
     assert grew("requests_total") == grew("requests_total", code="OK", finish_reason="max_new_tokens") == 1
-    assert grew("prompt_tokens_total") == 500 and grew("generation_tokens_total") == 11
+    assert grew("prompt_tokens_total") == grew("prefill_tokens_total") == 500 and grew("generation_tokens_total") == 11
     assert grew("prefix_cache_query_tokens_total") == 500 and grew("prefix_cache_hit_tokens_total") == 0
     assert grew("engine_steps_total") == grew("step_duration_seconds_count") == 11
     assert grew("step_duration_seconds_count", kind="decode") == 10
@@ -109,6 +129,10 @@ def test_one_request_is_counted_truly(fresh):
     assert grew("attention_prefill_blocks_considered_total") == a.prefill_blocks_considered
     assert grew("attention_prefill_blocks_computed_total") == a.prefill_blocks_attended
     assert grew("attention_kv_pages_considered_total") == a.kv_pages_considered
+    # 48 heads, ten tokens at positions 500 to 509, pages of 64.
+    assert grew("attention_decode_blocks_considered_total") == 48 * 10 * 8
+    assert grew("attention_decode_blocks_considered_total") >= grew("attention_decode_blocks_scored_total") \
+        >= grew("attention_decode_blocks_computed_total") >= 48 * 10
     assert grew("attention_keys_considered_total") == a.keys_considered == 48 * sum(range(1, 511))
     assert grew("attention_keys_support_total") == pytest.approx(a.mean_support_tokens * 48 * 510, rel=1e-6)
     assert grew("attention_support_tokens_count") == grew("attention_tau_iterations_count") == 48 * 510

@@ -34,6 +34,9 @@ class EngineTest : public testing::Test {
     model_->WaitUntilHeld();
     return f;
   }
+  absl::Duration TimeOf(EnginePhase phase) const {
+    return engine_->phase_time()[static_cast<int>(phase)];
+  }
   FakeTokenizer tokenizer_;
   Metrics metrics_{"fake"};
   std::unique_ptr<FakeModel> model_;

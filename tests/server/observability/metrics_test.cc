@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 #include <prometheus/collectable.h>
 #include <prometheus/metric_family.h>
+#include <unistd.h>
 
 #include <map>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "absl/time/clock.h"
 
 namespace tauserve {
 namespace {
@@ -48,6 +51,8 @@ double CounterValue(const Metrics& metrics, const std::string& name, const Label
   return metric ? metric->counter.value : -1;
 }
 
+bool IsOfProcess(const std::string& name) { return name.starts_with("process_"); }
+
 TEST(MetricsTest, EveryMetricHasThePrefixTheModelsNameAndHelp) {
   Metrics metrics("m");
   metrics.SetBuildInfo("1.2.3", "abc", "cpu");
@@ -56,6 +61,7 @@ TEST(MetricsTest, EveryMetricHasThePrefixTheModelsNameAndHelp) {
   metrics.SetLoadSource([] { return LoadSnapshot(); });
   int seen = 0;
   for (const prometheus::MetricFamily& family : Collect(metrics)) {
+    if (IsOfProcess(family.name)) continue;  // named as everywhere
     EXPECT_THAT(family.name, testing::StartsWith("tauserve_"));
     EXPECT_FALSE(family.help.empty()) << family.name;
     EXPECT_EQ(family.type == MetricType::Counter, family.name.ends_with("_total")) << family.name;
@@ -93,7 +99,12 @@ TEST(MetricsTest, GaugesAreReadAtTheScrape) {
   metrics.SetLoadSource([&load] { return load; });
   EXPECT_EQ(Find(metrics, "kv_cache_usage_ratio")->gauge.value, 0);
   EXPECT_EQ(Find(metrics, "engine_last_step_timestamp_seconds")->gauge.value, 0);
-  load = {3, 4, 5000, 200, 150, absl::UnixEpoch() + absl::Seconds(1000)};
+  EXPECT_EQ(Find(metrics, "draining")->gauge.value, 0);
+  load = {3, 4, 5000, 200, 150, absl::UnixEpoch() + absl::Seconds(1000), true};
+  load.engine_time[static_cast<int>(EnginePhase::kModel)] = absl::Milliseconds(1500);
+  EXPECT_EQ(Find(metrics, "draining")->gauge.value, 1);
+  EXPECT_EQ(CounterValue(metrics, "engine_seconds_total", {{"phase", "model"}}), 1.5);
+  EXPECT_EQ(CounterValue(metrics, "engine_seconds_total", {{"phase", "wait"}}), 0);
   EXPECT_EQ(Find(metrics, "requests_running")->gauge.value, 3);
   EXPECT_EQ(Find(metrics, "requests_waiting")->gauge.value, 4);
   EXPECT_EQ(Find(metrics, "waiting_prompt_tokens")->gauge.value, 5000);
@@ -114,6 +125,7 @@ TEST(MetricsTest, StepsAreCountedByKind) {
   metrics.StepDone({absl::Milliseconds(2), 100, 3});
   metrics.StepDone({absl::Milliseconds(4), 1, 1});
   EXPECT_EQ(CounterValue(metrics, "engine_steps_total"), 4);
+  EXPECT_EQ(CounterValue(metrics, "prefill_tokens_total"), 201);
   auto count = [&](const char* kind) {
     return Find(metrics, "step_duration_seconds", {{"kind", kind}})->histogram.sample_count;
   };
@@ -170,8 +182,12 @@ TEST(MetricsTest, AttentionGoesToItsPhase) {
   EXPECT_EQ(CounterValue(metrics, "attention_prefill_blocks_scored_total"), 8);
   EXPECT_EQ(CounterValue(metrics, "attention_prefill_blocks_computed_total"), 5);
   EXPECT_EQ(CounterValue(metrics, "attention_kv_pages_considered_total"), 0);
+  EXPECT_EQ(CounterValue(metrics, "attention_decode_blocks_considered_total"), 0);
   metrics.AttentionDone(Phase::kDecode, SomeStats());
   EXPECT_EQ(CounterValue(metrics, "attention_prefill_blocks_considered_total"), 20);
+  EXPECT_EQ(CounterValue(metrics, "attention_decode_blocks_considered_total"), 20);
+  EXPECT_EQ(CounterValue(metrics, "attention_decode_blocks_scored_total"), 8);
+  EXPECT_EQ(CounterValue(metrics, "attention_decode_blocks_computed_total"), 5);
   EXPECT_EQ(CounterValue(metrics, "attention_kv_pages_considered_total"), 12);
   EXPECT_EQ(CounterValue(metrics, "attention_kv_pages_read_total"), 7);
   for (const char* phase : {"prefill", "decode"}) {
@@ -219,6 +235,58 @@ TEST(MetricsTest, SoftmaxStepsHaveNoThreshold) {
   EXPECT_EQ(CounterValue(metrics, "attention_keys_support_total", decode), 50);
   EXPECT_EQ(Find(metrics, "attention_support_tokens", decode)->histogram.sample_count, 0);
   EXPECT_EQ(Find(metrics, "attention_tau_residual", decode)->histogram.sample_count, 0);
+}
+
+TEST(MetricsTest, StuckFollowsWhoWatches) {
+  Metrics metrics("m");
+  EXPECT_EQ(Find(metrics, "engine_stuck")->gauge.value, 0);
+  metrics.EngineStuck(true);
+  EXPECT_EQ(Find(metrics, "engine_stuck")->gauge.value, 1);
+  metrics.EngineStuck(false);
+  EXPECT_EQ(Find(metrics, "engine_stuck")->gauge.value, 0);
+}
+
+// Of the families that every process has.
+std::map<std::string, double> OfProcess(const Metrics& metrics) {
+  std::map<std::string, double> values;
+  for (const prometheus::MetricFamily& family : Collect(metrics)) {
+    if (!IsOfProcess(family.name)) continue;
+    EXPECT_EQ(family.type == MetricType::Counter, family.name.ends_with("_total")) << family.name;
+    EXPECT_FALSE(family.help.empty()) << family.name;
+    EXPECT_EQ(family.metric.size(), 1) << family.name;
+    const prometheus::ClientMetric& metric = family.metric.front();
+    EXPECT_TRUE(metric.label.empty()) << family.name;
+    values[family.name] =
+        family.type == MetricType::Counter ? metric.counter.value : metric.gauge.value;
+  }
+  return values;
+}
+
+TEST(MetricsTest, TheProcessTellsOfItself) {
+  Metrics metrics("m");
+  const std::map<std::string, double> before = OfProcess(metrics);
+  ASSERT_EQ(before.size(), 5);
+  const double now = absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch());
+  EXPECT_LE(before.at("process_start_time_seconds"), now + 1);  // the machine's start is in seconds
+  EXPECT_GT(before.at("process_start_time_seconds"), now - 3600);
+  EXPECT_GT(before.at("process_max_fds"), before.at("process_open_fds"));
+  EXPECT_GE(before.at("process_open_fds"), 3);
+
+  constexpr size_t kBytes = 64 << 20;
+  const std::vector<char> memory(kBytes, 1);
+  const int copies[] = {dup(STDERR_FILENO), dup(STDERR_FILENO)};
+  std::map<std::string, double> after;
+  const absl::Time end = absl::Now() + absl::Seconds(60);
+  do {  // until a tick of this process' time has been counted
+    after = OfProcess(metrics);
+  } while (after["process_cpu_seconds_total"] == before.at("process_cpu_seconds_total") &&
+           absl::Now() < end);
+  for (int copy : copies) close(copy);
+  EXPECT_GT(after["process_cpu_seconds_total"], before.at("process_cpu_seconds_total"));
+  EXPECT_EQ(after["process_start_time_seconds"], before.at("process_start_time_seconds"));
+  EXPECT_EQ(after["process_open_fds"], before.at("process_open_fds") + 2);
+  EXPECT_GE(after["process_resident_memory_bytes"],
+            before.at("process_resident_memory_bytes") + kBytes * 9 / 10);
 }
 
 TEST(MetricsTest, ThreadsCountAndScrapeAtOnce) {

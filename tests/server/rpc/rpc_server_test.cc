@@ -6,6 +6,8 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
+#include <prometheus/collectable.h>
+#include <prometheus/metric_family.h>
 
 #include <atomic>
 #include <chrono>
@@ -258,6 +260,14 @@ TEST_F(RpcServerTest, DrainAnswersWhenAllHaveEnded) {
 class StuckTest : public RpcServerTest {
  protected:
   StuckTest() { stuck_after_ = absl::Milliseconds(50); }
+  double StuckGauge() const {
+    for (const auto& source : metrics_.collectables()) {
+      for (const prometheus::MetricFamily& family : source.lock()->Collect()) {
+        if (family.name == "tauserve_engine_stuck") return family.metric.front().gauge.value;
+      }
+    }
+    return -1;
+  }
   static constexpr char kService[] = "tauserve.inference.v1.InferenceService";
 };
 
@@ -269,10 +279,12 @@ TEST_F(StuckTest, HealthFollowsTheEngineAndReadinessDoesNot) {
   auto reader = Stream(&context, Input(10));
   WaitUntil([this] { return !Serving(""); });
   EXPECT_TRUE(rpc_->stuck());
+  EXPECT_EQ(StuckGauge(), 1);
   EXPECT_TRUE(Serving(kService));
   model_.Release();
   WaitUntil([this] { return Serving(""); });
   EXPECT_FALSE(rpc_->stuck());
+  EXPECT_EQ(StuckGauge(), 0);
   v1::GenerateStreamResponse event;
   while (reader->Read(&event)) {
   }
