@@ -80,6 +80,14 @@ class Server:
         lines = pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
 
+    def write_error(self, path):
+        """Why a file can't be made in the container, even by root; 0 if it can."""
+        try:
+            pathlib.Path(f"/proc/{self.pid}/root{path}").touch()
+        except OSError as error:
+            return error.errno
+        return 0
+
     def execute(self, *command):
         """In the server's container, as health checks are."""
         return subprocess.run(["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", *_as_image_user(command)],

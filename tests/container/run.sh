@@ -3,7 +3,8 @@
 # debootstrap, and test_image.py runs the result in namespaces of its own. As root, after deploy/setup.sh.
 #   tests/container/run.sh [cpu|cuda]
 # One line says why it was left out where that can't be done at all, with exit code 0; what is wrong with the image fails.
-# Kept in build/container: the Debian root (delete it for a new one) and the build's log. Compiled code is shared with other builds by ccache.
+# Kept in build/container: the Debian root (delete it for a new one) and the build's log. What was compiled stays in ccache's
+# cache, which is shared with other builds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,6 +14,10 @@ case "$device" in
   cuda) cuda=1 ;;
   *) echo "usage: tests/container/run.sh [cpu|cuda]" >&2; exit 2 ;;
 esac
+
+kept=$PWD/build/container
+work=$kept/$device
+log=$kept/$device.log
 
 left_out() { echo "container: left out, since $1"; exit 0; }
 
@@ -24,20 +29,18 @@ if [[ -z ${TAUSERVE_CONTAINER_NAMESPACE:-} ]]; then
   # As test_image.py does.
   unshare --mount --pid --net --fork sh -c 'mount -t tmpfs tmpfs /mnt && mount -t proc proc /mnt && ip link set lo up' \
     2>/dev/null || left_out "mounts and namespaces are not permitted here"
-  # What is mounted goes when the script does.
-  TAUSERVE_CONTAINER_NAMESPACE=1 exec unshare --mount "$0" "$device"
+  rm -rf "$work"
+  mkdir -p "$work"
+  code=0
+  TAUSERVE_CONTAINER_NAMESPACE=1 unshare --mount "$0" "$device" || code=$?
+  # Only here, where nothing is mounted in it any more.
+  rm -rf "$work"
+  exit "$code"
 fi
 
-kept=$PWD/build/container
-work=$kept/$device
-log=$kept/$device.log
-mkdir -p "$work"
 # Layers are whole copies, gone after the test: memory is faster.
 if (($(awk '/^MemAvailable/ { print $2 }' /proc/meminfo) > 12 << 20)); then
   mount -t tmpfs -o size=75% tmpfs "$work"
-else
-  trap 'rm -rf "$work"' EXIT
-  find "$work" -mindepth 1 -delete
 fi
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot TMPDIR=$work/tmp
 mkdir "$TMPDIR"
