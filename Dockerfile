@@ -1,34 +1,39 @@
-# Build: docker build -t tauserve .     Run: docker run -p 50051:50051 -p 9464:9464 tauserve
-# Another model: docker run -v /path/to/model:/models/mine:ro ... tauserve --model=/models/mine
+# Build:  docker build -t tauserve --build-arg REVISION="$(git rev-parse HEAD)" .
+# With the CUDA backend, for NVIDIA GPUs:  docker build -t tauserve:cuda --build-arg CUDA=1 .
+# Run:    docker run --read-only -p 50051:50051 -p 9464:9464 tauserve          (tauserve:cuda with --gpus=all)
+# Another model:  docker run ... -v /path/to/model:/models/mine:ro tauserve --model=/models/mine
 FROM debian:bookworm-slim AS build
+# 1: nvcc and cuBLASLt come from PyPI.
+ARG CUDA=0
+# As in most shells: ccache keeps apart what is compiled in different locales.
+ENV LANG=C.UTF-8
 WORKDIR /src
-COPY deploy/setup.sh deploy/requirements.txt deploy/
-RUN TAUSERVE_CUDA=0 deploy/setup.sh && rm -rf /var/lib/apt/lists/*
+COPY deploy/setup.sh deploy/requirements-build.txt deploy/requirements-cuda.txt deploy/
+RUN TAUSERVE_CUDA=${CUDA} deploy/setup.sh build && rm -rf /var/lib/apt/lists/* /root/.cache/pip
 COPY . .
-RUN cmake --preset release -DTAUSERVE_BUILD_TESTS=OFF \
- && cmake --build --preset release --target tauserve tauserve-cli \
- && strip build/release/bin/tauserve build/release/bin/tauserve-cli
+ARG REVISION=
+RUN --mount=type=cache,id=tauserve-ccache,target=/root/.cache/ccache \
+    cmake --preset release -DTAUSERVE_BUILD_TESTS=OFF -DTAUSERVE_CUDA=${CUDA} -DTAUSERVE_COMMIT=${REVISION} \
+ && cmake --build --preset release --target tauserve tauserve-cli tauserve_sentencepiece \
+ && for component in server cublaslt; do \
+      DESTDIR=/image cmake --install build/release --prefix /opt/tauserve --component $component --strip || exit; \
+    done \
+ && deploy/image_root.sh /image
 
-FROM debian:bookworm-slim
+# Programs, the libraries that they name, the model, and no shell.
+FROM scratch
 ARG VERSION=0.1.0
+ARG REVISION=
 LABEL org.opencontainers.image.title="Tauserve" \
       org.opencontainers.image.description="Inference server for transformers with entmax attention" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-# What `ldd` of the two programs and the SentencePiece plugin names.
-RUN apt-get update -qq \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      libabsl20220623 libcpp-httplib0.11 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libpcre2-8-0 \
-      libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libprotobuf32 libsentencepiece0 \
-      libspdlog1.10 libssl3 libutf8proc2 \
- && rm -rf /var/lib/apt/lists/* \
- && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tauserve
-COPY --from=build /src/build/release/bin/tauserve /src/build/release/bin/tauserve-cli \
-     /src/build/release/bin/libtauserve_sentencepiece.so /opt/tauserve/bin/
-COPY --from=build /src/models/recall-9m /models/recall-9m
+COPY --from=build /image /
 COPY LICENSE /opt/tauserve/LICENSE
-ENV PATH=/opt/tauserve/bin:$PATH
-USER 10001
+COPY models/recall-9m /models/recall-9m
+ENV PATH=/opt/tauserve/bin
+USER 10001:10001
 # Inference, metrics. The control port (50052) stays on loopback.
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM

@@ -21,4 +21,8 @@ install(TARGETS tauserve tauserve-cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR
 install(TARGETS tauserve_sentencepiece LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
 if(TAUSERVE_CUDA)
   install(TARGETS tauserve_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
+  # For where no CUDA toolkit is installed; half a gigabyte, so that it has to be asked for.
+  file(REAL_PATH ${TAUSERVE_CUBLASLT} cublaslt)
+  install(FILES ${cublaslt} DESTINATION ${CMAKE_INSTALL_BINDIR} RENAME libcublasLt.so.13 COMPONENT cublaslt
+          EXCLUDE_FROM_ALL)
 endif()

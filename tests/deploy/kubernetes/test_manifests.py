@@ -64,8 +64,8 @@ def test_flags_are_the_servers(objects):
     entry = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ENTRYPOINT"))
     ports = {port["name"]: port["containerPort"] for port in container(objects)["ports"]}
     assert f'--listen=0.0.0.0:{ports["grpc"]}"' in entry and f'--metrics_listen=0.0.0.0:{ports["metrics"]}"' in entry
-    uid = pod(objects)["spec"]["securityContext"]["runAsUser"]
-    assert f"USER {uid}\n" in (ROOT / "Dockerfile").read_text()
+    context = pod(objects)["spec"]["securityContext"]
+    assert f"USER {context['runAsUser']}:{context['runAsGroup']}\n" in (ROOT / "Dockerfile").read_text()
 
 
 def test_what_is_killed_has_had_its_time(objects):
