@@ -54,7 +54,7 @@ endfunction()
 
 tauserve_find_cuda()
 set(default ON)
-if(TAUSERVE_CUDA_MISSING OR TAUSERVE_SANITIZER OR TAUSERVE_KERNELS_ONLY)
+if(TAUSERVE_CUDA_MISSING OR TAUSERVE_SANITIZER)
   set(default OFF)  # the sanitizers don't follow device code
 endif()
 option(TAUSERVE_CUDA "Build the CUDA backend" ${default})
@@ -100,8 +100,8 @@ function(tauserve_cuda_objects out)
   set(${out} ${objects} PARENT_SCOPE)
 endfunction()
 
-# tauserve_cuda_library(name SOURCES a.cu b.cc ... DEPS lib ...): the runtime is linked statically; cuBLASLt is found
-# where it was at build time, in LD_LIBRARY_PATH, or beside the library.
+# tauserve_cuda_library(name SOURCES a.cu b.cc ... DEPS lib ...): the runtime is linked statically; cuBLASLt, where it is among
+# DEPS, is found where it was at build time, in LD_LIBRARY_PATH, or beside the library.
 function(tauserve_cuda_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
   tauserve_cuda_objects(objects ${arg_SOURCES})
@@ -110,7 +110,7 @@ function(tauserve_cuda_library name)
   target_include_directories(${name} SYSTEM PRIVATE ${TAUSERVE_CUDA_INCLUDE})
   target_compile_definitions(${name} PRIVATE TAUSERVE_CUDA_SM90=$<BOOL:${TAUSERVE_CUDA_SM90}>)
   target_link_libraries(${name} PRIVATE tauserve_options ${arg_DEPS} ${TAUSERVE_CUDART}
-                        ${TAUSERVE_CUBLASLT} Threads::Threads ${CMAKE_DL_LIBS} rt)
+                        Threads::Threads ${CMAKE_DL_LIBS} rt)
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX CXX_VISIBILITY_PRESET hidden
                         BUILD_RPATH "$ORIGIN;${library_folder}" INSTALL_RPATH "$ORIGIN")
 endfunction()

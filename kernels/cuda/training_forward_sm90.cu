@@ -107,7 +107,9 @@ void TrainingForward(const TrainingForwardArgs& args) {
   TAUSERVE_CHECK(args.num_keys <= kMostKeptKeys, "keys of a batch");
   const Pages pages = PlacePages(args);
   TAUSERVE_CHECK(pages.bytes <= args.workspace_bytes, "workspace");
-  CUDA_CHECK(cudaMemsetAsync(args.kept.used, 0, sizeof(*args.kept.used), args.stream));
+  if (args.kept.threshold) {
+    CUDA_CHECK(cudaMemsetAsync(args.kept.used, 0, sizeof(*args.kept.used), args.stream));
+  }
   ListTiles<<<args.num_sequences, kListTilesThreads, 0, args.stream>>>(args.sequences, pages.tiles);
   CUDA_CHECK(cudaGetLastError());
   const dim3 grid(pages.tiles.num_key_tiles, args.num_kv_heads);
@@ -149,6 +151,7 @@ void TrainingForward(const TrainingForwardArgs& args) {
   attention.stream = args.stream;
   TAUSERVE_CHECK(PrefillSm90Supports(attention), "head_dim or GPU");
   PrefillSm90(attention);
+  if (!args.kept.threshold || args.kept.capacity == 0) return;
   WithHeadDim(args.head_dim, [&]<int kDim>() { LaunchKeepWideRows<kDim>(args, pages.tiles); });
 }
 

@@ -1,0 +1,220 @@
+"""The operators on CUDA tensors: libtauserve_training.so beside this file, called as kernels/cuda/training_api.h says.
+
+The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries (4 bytes
+each, -1: not kept) and the entries; these take at most as much memory as q, k, v and the output. Other rows are made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+_LIBRARY = pathlib.Path(__file__).with_name("libtauserve_training.so")
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        ("sequences", ctypes.c_void_p),
+        ("host_sequences", ctypes.c_void_p),
+        ("heads", ctypes.c_void_p),
+        ("host_heads", ctypes.c_void_p),
+        ("num_sequences", ctypes.c_int32),
+        ("num_tokens", ctypes.c_int32),
+        ("num_keys", ctypes.c_int32),
+        ("num_heads", ctypes.c_int32),
+        ("num_kv_heads", ctypes.c_int32),
+        ("head_dim", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("sliding_window", ctypes.c_int32),
+        ("causal", ctypes.c_int32),
+    ]
+
+
+class _Kept(ctypes.Structure):
+    _fields_ = [
+        ("threshold", ctypes.c_void_p),
+        ("count", ctypes.c_void_p),
+        ("first", ctypes.c_void_p),
+        ("entries", ctypes.c_void_p),
+        ("capacity", ctypes.c_int64),
+        ("used", ctypes.c_void_p),
+    ]
+
+
+@functools.lru_cache(maxsize=None)
+def _library() -> ctypes.CDLL:
+    if not _LIBRARY.exists():
+        raise RuntimeError("tauserve_kernels was built without CUDA: install it again where nvcc 13 is on the PATH")
+    library = ctypes.CDLL(str(_LIBRARY))
+    pointer, batch = ctypes.c_void_p, ctypes.POINTER(_Batch)
+    kept, int64, int32 = ctypes.POINTER(_Kept), ctypes.c_int64, ctypes.c_int32
+    functions: dict[str, tuple[Any, list[Any]]] = {
+        "refusal": (ctypes.c_char_p, [batch]),
+        "forward_workspace_bytes": (int64, [batch]),
+        "backward_workspace_bytes": (int64, [batch, int64, int32]),
+        "forward": (ctypes.c_char_p, [batch, *[pointer] * 4, kept, pointer, int64, pointer]),
+        "backward": (ctypes.c_char_p, [batch, *[pointer] * 7, kept, int32, pointer, int64, pointer]),
+    }
+    for name, (result, arguments) in functions.items():
+        function = getattr(library, f"tauserve_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class _Table:
+    """Rows of numbers in host and in device memory."""
+
+    def __init__(self, rows: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> None:
+        self.host = torch.tensor(rows, dtype=dtype)
+        self.device = self.host.to(device)
+
+
+@functools.lru_cache(maxsize=256)
+def _equal_sequences(batch: int, tokens: int, keys: int, device: torch.device) -> _Table:
+    return _Table([(i * tokens, tokens, i * keys, keys) for i in range(batch)], torch.int32, device)
+
+
+@functools.lru_cache(maxsize=256)
+def _heads(alpha: tuple[float, ...], slopes: tuple[float, ...], device: torch.device) -> _Table:
+    return _Table(list(zip(alpha, slopes)), torch.float32, device)
+
+
+def _packed_sequences(cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, num_tokens: int, num_keys: int,
+                      device: torch.device) -> _Table:
+    """Waits for the device where the offsets lie there: work is planned on the host."""
+    begins, key_begins = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    if len(begins) != len(key_begins) or len(begins) < 2:
+        raise ValueError(f"cu_seqlens_q has {len(begins)} elements and cu_seqlens_k {len(key_begins)}, not as many and at least 2")
+    for name, offsets, end in (("cu_seqlens_q", begins, num_tokens), ("cu_seqlens_k", key_begins, num_keys)):
+        if offsets[0] != 0 or offsets[-1] != end or any(a > b for a, b in zip(offsets, offsets[1:])):
+            raise ValueError(f"{name} does not rise from 0 to {end}")
+    rows = [(a, b - a, c, d - c) for a, b, c, d in zip(begins, begins[1:], key_begins, key_begins[1:]) if b > a]
+    return _Table(rows, torch.int32, device)
+
+
+class _Call:
+    """One batch: q [tokens, heads, head_dim], k and v [keys, kv_heads, head_dim], contiguous."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: _Table, alpha: Sequence[float],
+                 alibi_slopes: Sequence[float], scale: float, window: int, causal: bool) -> None:
+        if q.dtype != torch.bfloat16 or k.dtype != torch.bfloat16:
+            raise ValueError(f"q is {q.dtype} and k {k.dtype}; on CUDA both must be bfloat16")
+        if any(not 1 < a <= 2 for a in alpha):
+            raise ValueError(f"alpha is {list(alpha)}; on CUDA it must be in (1, 2]: softmax is scaled_dot_product_attention's")
+        if scale <= 0:
+            raise ValueError(f"scale is {scale}; on CUDA it must be positive")
+        if any(keys < tokens for _, tokens, _, keys in sequences.host.tolist()):
+            raise ValueError("a sequence has more queries than keys; on CUDA its queries must be the last of its keys")
+        self.q, self.k, self.v = (x.detach().contiguous() for x in (q, k, v))
+        self.sequences, self.alpha, self.scale = sequences, alpha, scale
+        self.heads = _heads(tuple(alpha), tuple(alibi_slopes), q.device)
+        self.batch = _Batch(
+            sequences.device.data_ptr(), sequences.host.data_ptr(), self.heads.device.data_ptr(),
+            self.heads.host.data_ptr(), len(sequences.host), q.shape[0], k.shape[0], q.shape[1], k.shape[1], q.shape[2],
+            scale, window, int(causal))
+        with torch.cuda.device(q.device):
+            refusal = _library().tauserve_refusal(self.batch)
+        if refusal:
+            raise ValueError(refusal.decode())
+
+    def threshold_scales(self) -> torch.Tensor:
+        """From a row's threshold in units of q . k to tau."""
+        return (self.heads.device[:, 0] - 1) * self.scale
+
+    def workspace(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.q.device)
+
+    def run(self, name: str, *arguments: Any) -> None:
+        stream = torch.cuda.current_stream(self.q.device).cuda_stream
+        with torch.cuda.device(self.q.device):
+            error = getattr(_library(), f"tauserve_{name}")(self.batch, *arguments, stream)
+        if error:
+            raise RuntimeError(f"entmax attention failed: {error.decode()}")
+
+
+def capacity(q: torch.Tensor, k: torch.Tensor) -> int:
+    """Entries that a forward pass may keep: as many bytes as q, k, v and the output have."""
+    return (2 * q.numel() + 2 * k.numel()) * 2 // 4
+
+
+def _forward(call: _Call, keep: bool) -> tuple[torch.Tensor, ...]:
+    """out and tau [tokens, heads(, head_dim)], then count, first and entries."""
+    q, rows = call.q, call.q.shape[0] * call.q.shape[1]
+    new = functools.partial(torch.empty, device=q.device)
+    out, threshold = torch.empty_like(q), new((q.shape[0], q.shape[1]), dtype=torch.float32)
+    room = capacity(q, call.k) if keep else 0
+    count, first = new(rows, dtype=torch.int32), new(rows, dtype=torch.int64)
+    entries, used = new(room, dtype=torch.int32), new(1, dtype=torch.int64)
+    kept = _Kept(threshold.data_ptr(), count.data_ptr(), first.data_ptr(), entries.data_ptr(), room, used.data_ptr())
+    if rows == 0:
+        return out, threshold, count, first, entries
+    size = _library().tauserve_forward_workspace_bytes(call.batch)
+    workspace = call.workspace(size)
+    call.run("forward", q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), out.data_ptr(), kept, workspace.data_ptr(),
+             size)
+    return out, threshold * call.threshold_scales(), count, first, entries
+
+
+def _backward(call: _Call, dout: torch.Tensor, tau: torch.Tensor, count: torch.Tensor, first: torch.Tensor,
+              entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dout and tau as _forward's out and tau."""
+    dout, threshold = dout.detach().contiguous(), (tau.detach() / call.threshold_scales()).contiguous()
+    dq, dk, dv = torch.empty_like(call.q), torch.empty_like(call.k), torch.empty_like(call.v)
+    if dq.numel() == 0:
+        return dq, dk.zero_(), dv.zero_()
+    deterministic = int(torch.are_deterministic_algorithms_enabled())
+    kept = _Kept(threshold.data_ptr(), count.data_ptr(), first.data_ptr(), entries.data_ptr(), entries.numel(), None)
+    size = _library().tauserve_backward_workspace_bytes(call.batch, entries.numel(), deterministic)
+    workspace = call.workspace(size)
+    call.run("backward", call.q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), dout.data_ptr(), dq.data_ptr(),
+             dk.data_ptr(), dv.data_ptr(), kept, deterministic, workspace.data_ptr(), size)
+    return dq, dk, dv
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """[batch, heads, tokens, ...] -> [batch * tokens, heads, ...]."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _unrow(x: torch.Tensor, batch: int) -> torch.Tensor:
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _equal_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Sequence[Any]) -> _Call:
+    sequences = _equal_sequences(q.shape[0], q.shape[2], k.shape[2], q.device)
+    return _Call(_rows(q), _rows(k), _rows(v), sequences, *options)
+
+
+def entmax_forward(q, k, v, *options):
+    *options, _, keep = options  # without num_threads
+    out, tau, *kept = _forward(_equal_call(q, k, v, options), keep)
+    return _unrow(out, q.shape[0]), _unrow(tau, q.shape[0]), *kept
+
+
+def entmax_backward(dout, q, k, v, out, tau, count, first, entries, *options):
+    *options, _ = options
+    gradients = _backward(_equal_call(q, k, v, options), _rows(dout), _rows(tau), count, first, entries)
+    return tuple(_unrow(x, q.shape[0]) for x in gradients)
+
+
+def _packed_call(q, k, v, cu_seqlens_q, cu_seqlens_k, options: Sequence[Any]) -> _Call:
+    sequences = _packed_sequences(cu_seqlens_q, cu_seqlens_k, q.shape[0], k.shape[0], q.device)
+    return _Call(q, k, v, sequences, *options)
+
+
+def entmax_varlen_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *options):
+    *options, _, keep = options
+    out, tau, *kept = _forward(_packed_call(q, k, v, cu_seqlens_q, cu_seqlens_k, options), keep)
+    return out, tau.T, *kept
+
+
+def entmax_varlen_backward(dout, q, k, v, out, tau, count, first, entries, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
+                           max_seqlen_k, *options):
+    *options, _ = options
+    call = _packed_call(q, k, v, cu_seqlens_q, cu_seqlens_k, options)
+    return _backward(call, dout, tau.T, count, first, entries)
