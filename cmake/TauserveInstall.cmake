@@ -17,7 +17,7 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/TauserveConfigVersion.cmake
 install(FILES ${CMAKE_BINARY_DIR}/TauserveConfig.cmake ${CMAKE_BINARY_DIR}/TauserveConfigVersion.cmake
         DESTINATION ${package} COMPONENT client)
 # The programs look for what they load beside themselves.
-install(TARGETS tauserve tauserve-cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
+install(TARGETS tauserve tauserve-cli tauserve-bench RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
 install(TARGETS tauserve_sentencepiece LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
 if(TAUSERVE_CUDA)
   install(TARGETS tauserve_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
