@@ -1,7 +1,5 @@
 #include "clients/cpp/bench/bench.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -26,11 +24,6 @@ constexpr int kColumnsOfAFile = 100;
 // Far from those that are measured, so that none of them finds its prompt in the prefix cache.
 constexpr uint64_t kFirstWarmup = uint64_t{1} << 40;
 
-unsigned Cores() {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 class Bench {
  public:
   Bench(const Settings& settings, client::Client& client, Runner& runner,
@@ -54,7 +47,7 @@ class Bench {
         Complain(after.status());
       }
     }
-    m.cores = Cores();
+    m.cores = UsableCores();
     m.summary = Summarize(m.run.records, m.run.seconds, settings_.goodput);
     if (settings_.rate && settings_.rate->is_ramp()) {
       m.windows = RampWindows(m.run.records, *settings_.rate, settings_.goodput);

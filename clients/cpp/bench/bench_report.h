@@ -23,7 +23,7 @@ struct Measured {
   Summary summary;
   std::vector<Window> windows;       // of a ramp
   std::optional<Counters> counters;  // of the server, what they counted during the run
-  unsigned cores = 1;                // that this program may use
+  int cores = 1;                     // that this program may use
   bool interrupted = false;
 };
 

@@ -111,7 +111,10 @@ nlohmann::ordered_json JsonReport(const Settings& settings, const Measured& m) {
     j["windows"].push_back(std::move(window));
   }
   if (m.counters) j["server_counters"] = *m.counters;
-  j["client"] = {{"cpu_seconds", m.run.cpu_seconds}, {"cores", m.cores}};
+  j["client"] = {{"cpu_seconds", m.run.cpu.process},
+                 {"cores", m.cores},
+                 {"machine_busy_seconds", m.run.cpu.machine_busy},
+                 {"machine_seconds", m.run.cpu.machine}};
   if (settings.records) {
     j["requests"] = nlohmann::ordered_json::array();
     for (const RequestRecord& record : m.run.records) j["requests"].push_back(RecordJson(record));

@@ -4,8 +4,9 @@
   tauserve-bench --rate=4 --duration=60s --goodput=ttft:1s,itl:100ms --json=rate4.json    (and others)
   .venv/bin/python clients/cpp/bench/plot.py rate*.json --out=rates.svg                   (or .png)
 
-On top the distributions of the time to the first token and of the time between tokens, a line for each run. Below them, for
-several runs, or for the parts of a ramp: these latencies, throughput and goodput over the load. Needs matplotlib.
+On top the distributions of the time to the first token and of the time between tokens, a line for each run. Below
+them, for several runs, or for the parts of a ramp: these latencies, throughput and goodput over the load. Needs
+matplotlib.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 #include "clients/cpp/bench/runner.h"
 
 #include <grpcpp/support/client_callback.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <map>
@@ -15,13 +14,6 @@ namespace {
 constexpr double kShowInterval = 0.2;
 // Before a user whose request failed sends another one, if the server does not say when.
 constexpr double kPauseAfterFailure = 0.1;
-
-double CpuSeconds() {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return t.tv_sec + t.tv_usec * 1e-6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
 
 }  // namespace
 
@@ -104,11 +96,11 @@ class Runner::Session {
         show_(show) {}
 
   RunResult Run() {
-    const double cpu = CpuSeconds();
+    const CpuUsage before = CpuUsage::Now();
     while (Advance()) {
     }
     ShowProgress();
-    result_.cpu_seconds = CpuSeconds() - cpu;
+    result_.cpu = CpuUsage::Now().Since(before);
     return std::move(result_);
   }
 

@@ -18,6 +18,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "clients/cpp/bench/cpu_usage.h"
 #include "clients/cpp/bench/pacer.h"
 #include "clients/cpp/bench/record.h"
 #include "clients/cpp/bench/workload.h"
@@ -36,7 +37,7 @@ struct RunProgress {
 struct RunResult {
   std::vector<RequestRecord> records;  // in the order of their ends
   double seconds = 0;                  // from the start to the last end
-  double cpu_seconds = 0;              // of this process
+  CpuUsage cpu;                        // from the start to the end of the run
   bool lost = false;                   // it gave up, because no server was there
 };
 

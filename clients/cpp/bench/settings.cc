@@ -76,7 +76,7 @@ absl::Status ReadLoad(Settings& s) {
     if (!(*rate > 0) || !std::isfinite(*rate)) {
       return Invalid("--rate is ", *rate, ", must be finite and over 0");
     }
-    s.rate.emplace().first = s.rate->last = *rate;
+    s.rate = RateCurve{*rate, *rate, 0, 0};
   }
   if (!ramp.empty()) {
     absl::StatusOr<RateCurve> curve = RateCurve::ParseRamp(ramp);

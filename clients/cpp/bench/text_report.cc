@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "clients/cpp/attention_report.h"
 #include "clients/cpp/bench/bench_report.h"
 #include "clients/cpp/progress_bar.h"
@@ -18,6 +19,20 @@ constexpr int kMessageColumns = 200;
 std::string Milliseconds(double seconds) {
   const double ms = seconds * 1e3;
   return absl::StrFormat(ms < 10 ? "%.2f" : ms < 1000 ? "%.1f" : "%.0f", ms);
+}
+
+// A line whose words go on below each other, behind the column of the names.
+std::string Wrapped(const char* name, absl::string_view words) {
+  constexpr size_t kColumns = 80;
+  std::string text, line = absl::StrFormat("%-12s", name);
+  for (const absl::string_view word : absl::StrSplit(words, ' ')) {
+    if (line.size() + 1 + word.size() > kColumns) {
+      absl::StrAppend(&text, line, "\n");
+      line = std::string(12, ' ');
+    }
+    absl::StrAppend(&line, " ", word);
+  }
+  return absl::StrCat(text, line, "\n");
 }
 
 std::string Share(double part, double all) {
@@ -53,7 +68,8 @@ void AppendLatencies(const Settings& settings, const Summary& s, std::string& te
 
 void AppendRequests(const Settings& settings, const Measured& m, std::string& text) {
   const Summary& s = m.summary;
-  absl::StrAppendFormat(&text, "requests     %d in %.2f s: %d ok", s.requests, s.seconds, s.ok);
+  absl::StrAppendFormat(&text, "measured     %d requests in %.2f s: %d ok", s.requests, s.seconds,
+                        s.ok);
   uint64_t failed = 0;
   for (const auto& [status, failures] : s.failures) failed += failures.count;
   absl::StrAppendFormat(&text, ", %d failed", failed);
@@ -92,18 +108,25 @@ void AppendRequests(const Settings& settings, const Measured& m, std::string& te
   text += "\n";
 }
 
+// Of a part of a run, in which there may have been none.
+std::string WindowPercentile(const Distribution& d, double percent) {
+  return d.count() == 0 ? "-" : Milliseconds(d.Percentile(percent));
+}
+
 void AppendWindows(const Settings& settings, const Measured& m, std::string& text) {
   if (m.windows.empty()) return;
-  absl::StrAppendFormat(&text, "\n%8s %8s %8s %8s %6s %9s %9s %9s %7s\n", "from, s", "asked/s",
-                        "due/s", "ok", "failed", "ttft p50", "ttft p99", "itl p99", "good/s");
+  const bool goodput = settings.goodput.any();
+  absl::StrAppendFormat(&text, "\n%8s %8s %8s %6s %6s %9s %9s %9s%s\n", "from, s", "asked/s",
+                        "due/s", "ok", "failed", "ttft p50", "ttft p99", "itl p99",
+                        goodput ? "  good/s" : "");
   for (const Window& w : m.windows) {
     const Summary& s = w.summary;
-    absl::StrAppendFormat(
-        &text, "%8.2f %8.2f %8.2f %8d %6d %9s %9s %9s %7s\n", w.begin, w.rate,
-        s.PerSecond(s.requests), s.ok, s.requests - s.ok - s.interrupted,
-        Milliseconds(s.ttft.Percentile(50)), Milliseconds(s.ttft.Percentile(99)),
-        Milliseconds(s.itl.Percentile(99)),
-        settings.goodput.any() ? absl::StrFormat("%.2f", s.PerSecond(s.good)) : "");
+    absl::StrAppendFormat(&text, "%8.2f %8.2f %8.2f %6d %6d %9s %9s %9s", w.begin, w.rate,
+                          s.PerSecond(s.requests), s.ok, s.requests - s.ok - s.interrupted,
+                          WindowPercentile(s.ttft, 50), WindowPercentile(s.ttft, 99),
+                          WindowPercentile(s.itl, 99));
+    if (goodput) absl::StrAppendFormat(&text, " %7.2f", s.PerSecond(s.good));
+    text += "\n";
   }
 }
 
@@ -133,16 +156,21 @@ std::string TextReport(const Settings& settings, const Measured& m) {
   if (m.model.entmax_alpha_max() != m.model.entmax_alpha_min()) {
     absl::StrAppendFormat(&text, " to %g", m.model.entmax_alpha_max());
   }
-  absl::StrAppendFormat(&text, "\nload         %s\n             %s\n", DescribeLoad(settings),
-                        DescribeRequests(settings));
+  absl::StrAppend(&text, "\n", Wrapped("load", DescribeLoad(settings)),
+                  Wrapped("requests", DescribeRequests(settings)));
   AppendRequests(settings, m, text);
   if (s.ok > 0) AppendLatencies(settings, s, text);
   if (s.preemptions > 0) absl::StrAppendFormat(&text, "preempted    %d times\n", s.preemptions);
   if (s.attention.keys_considered() > 0) text += client::AttentionSummary(s.attention);
   if (m.counters) AppendCounters(*m.counters, s.seconds, text);
-  absl::StrAppendFormat(&text, "this program %.2f s of CPU, %s of one core, %s of all %d\n",
-                        m.run.cpu_seconds, Share(m.run.cpu_seconds, s.seconds),
-                        Share(m.run.cpu_seconds, s.seconds * m.cores), m.cores);
+  absl::StrAppendFormat(&text, "this program %.2f s of CPU, %s of one core, %s of all %d",
+                        m.run.cpu.process, Share(m.run.cpu.process, s.seconds),
+                        Share(m.run.cpu.process, s.seconds * m.cores), m.cores);
+  if (m.run.cpu.machine > 0) {
+    absl::StrAppendFormat(&text, "; machine busy %s",
+                          Share(m.run.cpu.machine_busy, m.run.cpu.machine));
+  }
+  text += "\n";
   AppendWindows(settings, m, text);
   return text;
 }

@@ -114,8 +114,8 @@ TEST_F(SettingsTest, RefusesWithTheFlagThatIsWrong) {
       {{"--percentiles=50,101"}, "--percentiles: '101' is not in [0, 100]"},
       {{"--records"}, "--records needs --json=FILE"},
       {{"--json_schema={}", "--json_object"}, "one only"},
-      {{"--num_candidates=2"}, "takes no --num_candidates"},
-      {{"--max_new_tokens=2"}, "takes no --max_new_tokens"},
+      {{"--num_candidates=2"}, "unknown flag --num_candidates"},
+      {{"--max_new_tokens=2"}, "unknown flag --max_new_tokens"},
       {{"--flagfile=x"}, "unknown flag --flagfile=x"},
   };
   for (const auto& [words, why] : wrong) EXPECT_THAT(Error(words), HasSubstr(why));
