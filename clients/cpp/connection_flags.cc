@@ -26,6 +26,12 @@ std::string FlagOrVariable(const std::string& flag, const char* variable) {
   return set == nullptr ? "" : set;
 }
 
+std::vector<const char*> WithConnectionFlags(std::vector<const char*> others) {
+  others.insert(others.end(), {"server", "timeout", "tls_ca", "tls_cert", "tls_key",
+                               "tls_server_name", "token_file"});
+  return others;
+}
+
 std::string ServerAddress() {
   const std::string address = FlagOrVariable(absl::GetFlag(FLAGS_server), "TAUSERVE_SERVER");
   return address.empty() ? "127.0.0.1:50051" : address;

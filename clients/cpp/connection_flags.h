@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/flags/declare.h"
 #include "absl/time/time.h"
@@ -23,6 +24,10 @@ namespace tauserve::client {
 
 // The flag, else the variable; empty if neither is set.
 std::string FlagOrVariable(const std::string& flag, const char* variable);
+
+// The names of these flags that a program of inference takes, and `others` of its own.
+std::vector<const char*> WithConnectionFlags(std::vector<const char*> others);
+
 // --server, else $TAUSERVE_SERVER, else 127.0.0.1:50051.
 std::string ServerAddress();
 // --control, else $TAUSERVE_CONTROL; empty if neither is set.

@@ -114,8 +114,7 @@ const Program& CliProgram() {
            "what the server does, live: load, speed, latencies, cache, sparsity, failures",
            {"metrics", "interval", "once"}},
       },
-      {"server", "control", "timeout", "json", "tls_ca", "tls_cert", "tls_key", "tls_server_name",
-       "token_file"},
+      WithConnectionFlags({"control", "json"}),
       "0 done; 1 the server refused, is not SERVING, or an expected answer was not given;\n2 wrong "
       "usage; 3 no connection, or the server takes no requests; 130 interrupted."};
   return *program;

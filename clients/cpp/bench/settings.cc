@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "clients/cpp/connection_flags.h"
 #include "clients/cpp/generation_flags.h"
 
 ABSL_FLAG(absl::optional<double>, rate, absl::nullopt,
@@ -209,8 +210,7 @@ const client::Program& BenchProgram() {
          "bypass_prefix_cache",
          "salt",
          "priority"}}},
-      {"server", "connections", "timeout", "tls_ca", "tls_cert", "tls_key", "tls_server_name",
-       "token_file"},
+      client::WithConnectionFlags({"connections"}),
       "0 measured, with nothing worse than RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED; 1 other "
       "failures, or\nno request ended well; 2 wrong usage; 3 no connection, or the server takes no "
       "requests; 130 interrupted."};
