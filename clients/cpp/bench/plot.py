@@ -76,8 +76,8 @@ def draw_latencies(axes: Any, loads: str, points: list[tuple[float, Json]]) -> N
 
 def draw_throughput(axes: Any, loads: str, points: list[tuple[float, Json]]) -> None:
     x = [load for load, _ in points]
-    axes.plot(x, [summary["requests_per_second"] for _, summary in points], label="ended well", color="#555555",
-              marker="o", markersize=4)
+    axes.plot(x, [summary["requests_per_second"] for _, summary in points], label="ended well", color="#bbbbbb",
+              linewidth=4)
     if all("goodput_per_second" in summary for _, summary in points):
         axes.plot(x, [summary["goodput_per_second"] for _, summary in points], label="within all limits (goodput)",
                   color="#009e73", marker="o", markersize=4)

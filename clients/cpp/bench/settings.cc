@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <random>
 #include <utility>
 
 #include "absl/flags/flag.h"
@@ -139,7 +140,8 @@ absl::Status ReadRequests(const client::CommandLine& line, Settings& s) {
   if (!s.prompts_file.empty() && s.prefix_tokens > 0) {
     return Invalid("--prefix_tokens is for prompts that are made, not for --prompts");
   }
-  s.seed = absl::GetFlag(FLAGS_seed).value_or(0);
+  // Another one each time: the same prompts again would be in the server's prefix cache.
+  s.seed = absl::GetFlag(FLAGS_seed).value_or(std::random_device()());
   return client::SetGenerationParameters(line.stop, line.bad_words, s.parameters);
 }
 
@@ -171,7 +173,8 @@ const client::Program& BenchProgram() {
       {{"",
         "",
         "puts load on a Tauserve server and reports latencies and throughput. Outputs have "
-        "the length that was asked for; with --no-ignore_eos the model may end them earlier.",
+        "the length that was asked for; with --no-ignore_eos the model may end them earlier. "
+        "Without --seed each run has prompts of its own, which no prefix cache knows.",
         {"rate",
          "ramp",
          "burstiness",

@@ -58,7 +58,7 @@ nlohmann::ordered_json SettingsJson(const Settings& settings);
 
 // "open loop, 4 requests/s (Poisson), at most 64 in flight".
 std::string DescribeLoad(const Settings& settings);
-// "normal:512:128 random tokens behind a shared prefix of 64; output 64 tokens".
+// "prompts of normal:512:128 tokens, random, behind 64 shared ones; output 64; seed 1".
 std::string DescribeRequests(const Settings& settings);
 
 }  // namespace tauserve::bench

@@ -96,7 +96,7 @@ std::string DescribeRequests(const Settings& s) {
       if (s.num_prefixes > 1) absl::StrAppend(&text, " of ", s.num_prefixes, " kinds");
     }
   }
-  return absl::StrCat(text, "; output ", s.output_tokens.text());
+  return absl::StrCat(text, "; output ", s.output_tokens.text(), "; seed ", s.seed);
 }
 
 }  // namespace tauserve::bench

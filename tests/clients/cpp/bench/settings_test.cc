@@ -45,7 +45,9 @@ TEST_F(SettingsTest, WithoutFlagsAClosedLoopOfAHundredRequests) {
   EXPECT_TRUE(std::isinf(s.duration));
   EXPECT_THAT(s.percentiles, ElementsAre(50, 90, 95, 99));
   EXPECT_EQ(DescribeLoad(s), "closed loop, 8 users");
-  EXPECT_EQ(DescribeRequests(s), "prompts of 256 tokens, random; output 64");
+  EXPECT_EQ(DescribeRequests(Good({"--seed=7"})),
+            "prompts of 256 tokens, random; output 64; seed 7");
+  EXPECT_NE(Good({}).seed, Good({}).seed) << "2^-32 by chance";
 }
 
 TEST_F(SettingsTest, ARateMakesAnOpenLoop) {
