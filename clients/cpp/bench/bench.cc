@@ -58,6 +58,14 @@ class Bench {
  private:
   // What requests are made of; connects, and warms up.
   int Prepare(Measured& m) {
+    if (!settings_.json_file.empty()) {
+      // Before the run, not after it. What an earlier run wrote stays until then.
+      std::FILE* file = std::fopen(settings_.json_file.c_str(), "a");
+      if (file == nullptr) {
+        return console_.Usage(absl::StrCat("--json: ", settings_.json_file, " cannot be written"));
+      }
+      std::fclose(file);
+    }
     if (grpc::Status s = client_.GetModel(m.model); !s.ok()) return console_.Fail(s);
     Workload::Source source;
     source.vocab_size = m.model.vocab_size();

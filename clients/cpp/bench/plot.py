@@ -65,8 +65,9 @@ def draw_latencies(axes: Any, loads: str, points: list[tuple[float, Json]]) -> N
                     if summary["latency_seconds"][name]["count"]]
         if not measured:
             continue
-        percentiles = list(measured[0][1]["percentiles"])
-        for percentile, style in {percentiles[0]: "-", percentiles[-1]: "--"}.items():
+        # Runs may have been asked for different ones.
+        common = [p for p in measured[0][1]["percentiles"] if all(p in d["percentiles"] for _, d in measured)]
+        for percentile, style in zip(dict.fromkeys(common[:1] + common[-1:]), ("-", "--")):
             axes.plot([load for load, _ in measured], [1000 * d["percentiles"][percentile] for _, d in measured],
                       label=f"{title}, p{percentile}", color=colour, linestyle=style, marker="o", markersize=4)
     axes.set_yscale("log")

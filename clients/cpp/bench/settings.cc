@@ -156,6 +156,7 @@ absl::Status ReadReport(Settings& s) {
     }
     s.percentiles.push_back(percent);
   }
+  if (s.percentiles.empty()) return Invalid("--percentiles: at least one, such as 50");
   s.json_file = absl::GetFlag(FLAGS_json);
   s.records = absl::GetFlag(FLAGS_records);
   if (s.records && s.json_file.empty()) return Invalid("--records needs --json=FILE");

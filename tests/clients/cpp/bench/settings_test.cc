@@ -114,6 +114,7 @@ TEST_F(SettingsTest, RefusesWithTheFlagThatIsWrong) {
       {{"--goodput=speed:5s"}, "--goodput: 'speed:5s' is no limit"},
       {{"--goodput=ttft:5s,ttft:6s"}, "--goodput: ttft has two limits"},
       {{"--percentiles=50,101"}, "--percentiles: '101' is not in [0, 100]"},
+      {{"--percentiles="}, "--percentiles: at least one"},
       {{"--records"}, "--records needs --json=FILE"},
       {{"--json_schema={}", "--json_object"}, "one only"},
       {{"--num_candidates=2"}, "unknown flag --num_candidates"},
