@@ -63,6 +63,7 @@ def test_the_server_counts_the_same(idle, tmp_path):
                         ("attention_kv_pages_read_total", attention["kv_pages_read"])):
         wait_until(lambda: idle.metrics().sum(name) - before.sum(name) == value, f"{name} to be counted")
         assert 0 <= value - counted(run, name) <= value / 2
+    assert run["server_counters"]["process_cpu_seconds_total"] > 0 and run["client"]["cpu_seconds"] > 0
     for request in requests:
         # The server sees less of a request than its client.
         assert request["end"] - request["intended"] >= request["server_seconds"]["total"]

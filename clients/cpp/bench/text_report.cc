@@ -145,6 +145,9 @@ void AppendCounters(const Counters& c, double seconds, std::string& text) {
                         SumOf(c, "tauserve_engine_steps_total"),
                         Share(engine("") - engine("phase=\"wait\""), seconds),
                         Share(engine("phase=\"model\""), seconds));
+  if (const double cpu = SumOf(c, "process_cpu_seconds_total"); cpu > 0) {
+    absl::StrAppendFormat(&text, "its process  %.2f s of CPU\n", cpu);
+  }
 }
 
 }  // namespace
