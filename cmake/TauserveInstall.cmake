@@ -16,6 +16,8 @@ configure_package_config_file(cmake/TauserveConfig.cmake.in ${CMAKE_BINARY_DIR}/
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/TauserveConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/TauserveConfig.cmake ${CMAKE_BINARY_DIR}/TauserveConfigVersion.cmake
         DESTINATION ${package} COMPONENT client)
+# Not the server's: it loads a server from elsewhere, and an image of the server builds without it.
+install(TARGETS tauserve-bench RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT client)
 # The programs look for what they load beside themselves.
 install(TARGETS tauserve tauserve-cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)
 install(TARGETS tauserve_sentencepiece LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT server)

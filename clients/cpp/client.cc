@@ -24,9 +24,22 @@ std::shared_ptr<grpc::ChannelCredentials> ChannelCredentialsOf(const Credentials
   return grpc::SslCredentials(options);
 }
 
+// grpc.health.v1, for which Debian's gRPC installs no generated code: on the wire,
+// HealthCheckRequest {string service = 1;} is a StringValue, and HealthCheckResponse {ServingStatus
+// status = 1;} an Int32Value.
+using HealthStub =
+    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
+constexpr int32_t kServing = 1;
+
+constexpr Client::Duration kHealthInterval(50);     // between two questions
+constexpr Client::Duration kHealthPatience(2'000);  // for one answer, if the client has no timeout
+
+}  // namespace
+
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
-                                           const Credentials& credentials) {
-  grpc::ChannelArguments arguments;
+                                           const Credentials& credentials,
+                                           grpc::ChannelArguments arguments) {
   arguments.SetMaxReceiveMessageSize(-1);
   // Never through a proxy that the environment names for the web.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -42,27 +55,18 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   return grpc::CreateCustomChannel(address, ChannelCredentialsOf(credentials), arguments);
 }
 
-// grpc.health.v1, for which Debian's gRPC installs no generated code: on the wire,
-// HealthCheckRequest {string service = 1;} is a StringValue, and HealthCheckResponse {ServingStatus
-// status = 1;} an Int32Value.
-using HealthStub =
-    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
-constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
-constexpr int32_t kServing = 1;
-
-constexpr Client::Duration kHealthInterval(50);     // between two questions
-constexpr Client::Duration kHealthPatience(2'000);  // for one answer, if the client has no timeout
-
-}  // namespace
+void AddAuthorization(const Credentials& credentials, grpc::ClientContext& context) {
+  if (!credentials.token.empty()) {
+    context.AddMetadata("authorization", "Bearer " + credentials.token);
+  }
+}
 
 // A call's context, known to Cancel while it lives.
 class Client::Call {
  public:
   explicit Call(Client* client) : Call(client, client->timeout_) {}
   Call(Client* client, std::optional<Duration> timeout) : client_(client) {
-    if (!client->authorization_.empty()) {
-      context_.AddMetadata("authorization", client->authorization_);
-    }
+    AddAuthorization(client->credentials_, context_);
     if (timeout) context_.set_deadline(std::chrono::system_clock::now() + *timeout);
     std::lock_guard<std::mutex> lock(client->mutex_);
     if (client->cancelled_) context_.TryCancel();
@@ -83,7 +87,7 @@ Client::Client(const std::string& address, std::optional<Duration> timeout,
                const Credentials& credentials)
     : channel_(MakeChannel(address, credentials)),
       timeout_(timeout),
-      authorization_(credentials.token.empty() ? "" : "Bearer " + credentials.token),
+      credentials_(credentials),
       inference_(v1::InferenceService::NewStub(channel_)),
       control_(v1::ControlService::NewStub(channel_)) {}
 

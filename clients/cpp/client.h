@@ -14,6 +14,7 @@
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/support/channel_arguments.h>
 #include <grpcpp/support/status.h>
 
 #include <chrono>
@@ -40,6 +41,13 @@ struct Credentials {
   std::string tls_server_name;  // in the server's certificate, if it is not the address's host
   std::string token;            // sent with each call; empty: none
 };
+
+// For programs that make the calls themselves, with gRPC's callbacks: what a Client connects with,
+// and what it sends with each call. `arguments` are the caller's own, besides those of a Client.
+std::shared_ptr<grpc::Channel> MakeChannel(
+    const std::string& address, const Credentials& credentials,
+    grpc::ChannelArguments arguments = grpc::ChannelArguments());
+void AddAuthorization(const Credentials& credentials, grpc::ClientContext& context);
 
 class Client {
  public:
@@ -87,7 +95,7 @@ class Client {
 
   std::shared_ptr<grpc::Channel> channel_;
   std::optional<Duration> timeout_;
-  std::string authorization_;  // metadata of each call; empty: none
+  Credentials credentials_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::ControlService::Stub> control_;
   std::mutex mutex_;

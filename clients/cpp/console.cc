@@ -21,8 +21,9 @@ int ColumnsOf(int descriptor) {
 
 }  // namespace
 
-Console Console::OfProcess(bool json) {
+Console Console::OfProcess(const char* program, bool json) {
   Console console;
+  console.program = program;
   console.err_columns = ColumnsOf(STDERR_FILENO);
   console.json = json;
   return console;
@@ -35,8 +36,13 @@ void Console::PrintJson(const nlohmann::ordered_json& object, int indent) const 
 }
 
 int Console::Fail(const grpc::Status& status) const {
-  std::fprintf(err, "tauserve-cli: %s\n", FailureLine(status).c_str());
+  std::fprintf(err, "%s: %s\n", program, FailureLine(status).c_str());
   return ExitCode(status);
+}
+
+int Console::Usage(absl::string_view message) const {
+  std::fprintf(err, "%s: %s (--help shows the usage)\n", program, std::string(message).c_str());
+  return kUsage;
 }
 
 }  // namespace tauserve::client

@@ -9,7 +9,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "clients/cpp/flags.h"
+#include "clients/cpp/connection_flags.h"
 
 namespace tauserve::client {
 namespace {

@@ -1,4 +1,4 @@
-// Who the user of tauserve-cli is, and which server is to be believed: from flags, else from the
+// Who the user of a program is, and which server is to be believed: from flags, else from the
 // environment.
 #ifndef TAUSERVE_CLIENTS_CPP_CREDENTIALS_H_
 #define TAUSERVE_CLIENTS_CPP_CREDENTIALS_H_

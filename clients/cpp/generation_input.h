@@ -2,7 +2,6 @@
 #ifndef TAUSERVE_CLIENTS_CPP_GENERATION_INPUT_H_
 #define TAUSERVE_CLIENTS_CPP_GENERATION_INPUT_H_
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,8 +29,6 @@ absl::StatusOr<PromptedInput> ReadChatInput(const CommandLine& line, bool questi
 
 // The text of `tokenize`: the argument, else --file, else standard input.
 absl::StatusOr<std::string> ReadText(const std::vector<std::string>& arguments);
-
-absl::StatusOr<std::vector<uint32_t>> ParseIds(const std::vector<std::string>& words);
 
 }  // namespace tauserve::client
 

@@ -14,7 +14,7 @@ constexpr int kMaxBar = 30;
 }  // namespace
 
 std::string ProgressLine(const PrefillState& state, int columns) {
-  std::string numbers = absl::StrFormat("] %d/%d tokens", state.processed, state.total);
+  std::string numbers = absl::StrFormat("%d/%d tokens", state.processed, state.total);
   const int64_t computed = state.processed - state.cached;
   if (state.seconds > 0 && computed > 0) {
     const double rate = computed / state.seconds;
@@ -23,13 +23,18 @@ std::string ProgressLine(const PrefillState& state, int columns) {
       absl::StrAppendFormat(&numbers, ", %.1f s left", (state.total - state.processed) / rate);
     }
   }
-  std::string line = "prefill [";
+  return BarLine("prefill", state.processed, state.total, numbers, columns);
+}
+
+std::string BarLine(absl::string_view label, double done, double total, absl::string_view numbers,
+                    int columns) {
+  std::string line = absl::StrCat(label, " [");
   // A terminal's last column stays empty: a line that fills it would wrap.
-  const int room = columns - 1 - static_cast<int>(line.size() + numbers.size());
+  const int room = columns - 1 - static_cast<int>(line.size() + 2 + numbers.size());
   const int width = std::clamp(room, kMinBar, kMaxBar);
-  const double share = state.total > 0 ? static_cast<double>(state.processed) / state.total : 1;
+  const double share = total > 0 ? done / total : 1;
   const int filled = static_cast<int>(std::clamp(share, 0.0, 1.0) * width);
-  absl::StrAppend(&line, std::string(filled, '#'), std::string(width - filled, '-'), numbers);
+  absl::StrAppend(&line, std::string(filled, '#'), std::string(width - filled, '-'), "] ", numbers);
   return line;
 }
 

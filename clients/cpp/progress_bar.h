@@ -1,9 +1,11 @@
-// A one-line progress bar for a long prefill.
+// Progress bars of one line.
 #ifndef TAUSERVE_CLIENTS_CPP_PROGRESS_BAR_H_
 #define TAUSERVE_CLIENTS_CPP_PROGRESS_BAR_H_
 
 #include <cstdint>
 #include <string>
+
+#include "absl/strings/string_view.h"
 
 namespace tauserve::client {
 
@@ -17,6 +19,10 @@ struct PrefillState {
 // "prefill [#####-----] 8192/16384 tokens, 4711 tokens/s, 1.7 s left", the bar as wide as `columns`
 // of the terminal let it be, within reason. No rate before anything has been computed.
 std::string ProgressLine(const PrefillState& state, int columns);
+
+// "label [#####-----] numbers", the same of anything.
+std::string BarLine(absl::string_view label, double done, double total, absl::string_view numbers,
+                    int columns);
 
 }  // namespace tauserve::client
 

@@ -21,12 +21,12 @@ using testing::IsEmpty;
 class CommandLineTest : public testing::Test {
  protected:
   static CommandLine Parse(const std::vector<std::string>& words) {
-    const absl::StatusOr<CommandLine> line = ParseCommandLine(words);
+    const absl::StatusOr<CommandLine> line = ParseCommandLine(CliProgram(), words);
     EXPECT_TRUE(line.ok()) << line.status();
     return line.ok() ? *line : CommandLine();
   }
   static std::string Error(const std::vector<std::string>& words) {
-    const absl::StatusOr<CommandLine> line = ParseCommandLine(words);
+    const absl::StatusOr<CommandLine> line = ParseCommandLine(CliProgram(), words);
     EXPECT_FALSE(line.ok()) << testing::PrintToString(words);
     return std::string(line.status().message());
   }
@@ -101,14 +101,15 @@ TEST_F(CommandLineTest, HelpAndVersionNeedNothingElse) {
 }
 
 TEST_F(CommandLineTest, HelpShowsEveryFlagOfTheCommandAndNoOther) {
-  const std::string all = HelpText("");
-  for (const CommandSpec& command : Commands()) {
+  const std::string all = HelpText(CliProgram(), "");
+  for (const CommandSpec& command : CliProgram().commands) {
     EXPECT_THAT(all, HasSubstr(command.name));
-    const std::string help = HelpText(command.name);
+    const std::string help = HelpText(CliProgram(), command.name);
     for (const char* flag : command.flags) EXPECT_THAT(help, HasSubstr(std::string("--") + flag));
-    for (const char* flag : CommonFlags()) EXPECT_THAT(help, HasSubstr(std::string("--") + flag));
+    for (const char* flag : CliProgram().common_flags)
+      EXPECT_THAT(help, HasSubstr(std::string("--") + flag));
   }
-  EXPECT_THAT(HelpText("load"), testing::Not(HasSubstr("--temperature")));
+  EXPECT_THAT(HelpText(CliProgram(), "load"), testing::Not(HasSubstr("--temperature")));
 }
 
 }  // namespace

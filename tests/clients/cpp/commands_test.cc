@@ -6,12 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <sstream>
 #include <string>
 
 #include "nlohmann/json.hpp"
+#include "tests/clients/cpp/capture.h"
 #include "tests/clients/cpp/fake_server.h"
 
 namespace tauserve::client {
@@ -24,26 +23,6 @@ using testing::Not;
 using testing::StartsWith;
 
 constexpr char kService[] = "tauserve.inference.v1.InferenceService";
-
-// A file in memory.
-class Capture {
- public:
-  Capture() : file_(open_memstream(&data_, &size_)) {}
-  ~Capture() {
-    std::fclose(file_);
-    std::free(data_);
-  }
-  std::FILE* file() { return file_; }
-  std::string text() {
-    std::fflush(file_);
-    return std::string(data_, size_);
-  }
-
- private:
-  char* data_ = nullptr;
-  size_t size_ = 0;
-  std::FILE* file_;
-};
 
 class CommandsTest : public testing::Test {
  protected:

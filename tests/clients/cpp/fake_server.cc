@@ -15,6 +15,10 @@ namespace tauserve::client {
 class FakeServer::Stream : public grpc::ServerWriteReactor<v1::GenerateStreamResponse> {
  public:
   explicit Stream(FakeServer* server) : server_(server) { Next(); }
+  // Refuses.
+  Stream(FakeServer* server, const grpc::Status& status) : server_(server), finished_(true) {
+    Finish(status);
+  }
 
   void OnWriteDone(bool ok) override {
     if (ok) Next();
@@ -63,6 +67,10 @@ class FakeServer::Inference : public v1::InferenceService::CallbackService {
     {
       std::lock_guard<std::mutex> lock(server_->mutex_);
       server_->generate_request_ = *request;
+      server_->generate_count_++;
+      if (server_->script_.refuse_first >= server_->generate_count_) {
+        return new Stream(server_, QueueIsFull(0.01));
+      }
     }
     return new Stream(server_);
   }
@@ -97,6 +105,8 @@ class FakeServer::Inference : public v1::InferenceService::CallbackService {
     response->set_entmax_alpha_min(1.5);
     response->set_entmax_alpha_max(2);
     response->add_eos_token_ids(1);
+    response->set_vocab_size(256);
+    response->set_max_context_tokens(4096);
     return Answer(context);
   }
 
@@ -161,9 +171,11 @@ FakeServer::FakeServer()
 
 FakeServer::~FakeServer() {
   // What is still open is cut off at once.
-  server_->Shutdown(std::chrono::system_clock::now());
+  Shutdown();
   server_->Wait();
 }
+
+void FakeServer::Shutdown() { server_->Shutdown(std::chrono::system_clock::now()); }
 
 void FakeServer::SetReady(bool ready) {
   server_->GetHealthCheckService()->SetServingStatus(v1::InferenceService::service_full_name(),
@@ -173,6 +185,10 @@ void FakeServer::SetReady(bool ready) {
 v1::GenerateStreamRequest FakeServer::generate_request() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return generate_request_;
+}
+uint64_t FakeServer::generate_count() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return generate_count_;
 }
 v1::AbortRequestsRequest FakeServer::abort_request() const {
   std::lock_guard<std::mutex> lock(mutex_);

@@ -6,6 +6,7 @@
 #include <grpcpp/server.h>
 
 #include <condition_variable>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,6 +24,7 @@ struct Script {
   std::vector<v1::GenerateStreamResponse> events;
   bool stay_open = false;  // after the events, until the call is cancelled or its deadline is over
   grpc::Status status;     // of every call; streams play their events first
+  uint64_t refuse_first = 0;  // so many streams get QueueIsFull instead
 };
 
 class FakeServer {
@@ -33,9 +35,12 @@ class FakeServer {
   const std::string& address() const { return address_; }
   Script& script() { return script_; }
   void SetReady(bool ready);
+  // As if it were killed: what is open is cut off.
+  void Shutdown();
 
   // The last requests of each kind.
   v1::GenerateStreamRequest generate_request() const;
+  uint64_t generate_count() const;  // streams that were asked for
   v1::AbortRequestsRequest abort_request() const;
   v1::DrainRequest drain_request() const;
 
@@ -52,6 +57,7 @@ class FakeServer {
   std::condition_variable cancelled_changed_;
   bool cancelled_ = false;
   v1::GenerateStreamRequest generate_request_;
+  uint64_t generate_count_ = 0;
   v1::AbortRequestsRequest abort_request_;
   v1::DrainRequest drain_request_;
   std::unique_ptr<Inference> inference_;

@@ -30,7 +30,7 @@ class PromptFileTest : public testing::Test {
     return file_;
   }
   static absl::StatusOr<PromptedInput> Read(const std::vector<std::string>& words) {
-    const absl::StatusOr<CommandLine> line = ParseCommandLine(words);
+    const absl::StatusOr<CommandLine> line = ParseCommandLine(CliProgram(), words);
     if (!line.ok()) return line.status();
     return ReadGenerationInput(*line);
   }

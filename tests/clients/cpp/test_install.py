@@ -21,6 +21,7 @@ def run(*command):
 def test_the_client_is_found_and_works(tmp_path):
     prefix, build = tmp_path / "prefix", tmp_path / "build"
     run("cmake", "--install", os.environ["TAUSERVE_BUILD_DIR"], "--prefix", prefix, "--component", "client")
+    assert "--goodput" in run(prefix / "bin" / "tauserve-bench", "--help")
     run("cmake", "-S", ROOT / "clients" / "cpp" / "example", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
     run("cmake", "--build", build)
     # No header of the project's own tree stands in.
