@@ -7,6 +7,11 @@
 //     p   = softmax(a)                                              for alpha[h] == 1
 //     p_j = max((alpha - 1) a_j - tau, 0)^(1 / (alpha - 1)), sum 1  for 1 < alpha[h] <= 2   (Peters et al. 2019)
 //     out = sum_j p_j v_j
+// What training keeps of a row is tau, for softmax the log-sum-exp of a. With the loss's gradient dO by out, dP_j = dO . v_j
+// and g_j = p_j^(2 - alpha) where p_j > 0, else 0:
+//     da_j = g_j (dP_j - sum_k g_k dP_k / sum_k g_k)                                         (Peters et al. 2019)
+//     dq = scale sum_j da_j k_j    dk_j += scale da_j q    dv_j += p_j dO
+// Where a score equals tau this is the one-sided derivative from below: such a key gets none.
 #ifndef TAUSERVE_KERNELS_ATTENTION_H_
 #define TAUSERVE_KERNELS_ATTENTION_H_
 

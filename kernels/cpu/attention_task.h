@@ -90,12 +90,35 @@ struct AttentionCall {
   LayerKv kv;
   const float* alpha = nullptr;        // [num_heads]
   const float* alibi_slope = nullptr;  // [num_heads]
-  const float* q = nullptr;            // row r, head h at q + r * q_stride + h * head_dim
+  const float* q = nullptr;            // row r, head h at q + r * q_stride + h * q_head_stride
   int64_t q_stride = 0;
+  int64_t q_head_stride = 0;
   const float* query_scale = nullptr;  // [rows][num_heads], or null
   int64_t query_scale_stride = 0;
-  float* out = nullptr;
+  float* out = nullptr;  // as q
   int64_t out_stride = 0;
+  int64_t out_head_stride = 0;
+  float* tau =
+      nullptr;  // of row r, head h at tau + h * tau_head_stride + r (kernels/attention.h); or null
+  int64_t tau_head_stride = 0;
+};
+
+// What the gradients of one attention call share. `forward` has the same inputs, and tau as the forward pass left it.
+struct GradientCall {
+  AttentionCall forward;
+  const float* dout = nullptr;  // strides as of forward.q
+  int64_t dout_stride = 0;
+  int64_t dout_head_stride = 0;
+  float* dq = nullptr;
+  int64_t dq_stride = 0;
+  int64_t dq_head_stride = 0;
+};
+
+// Rows of one KV head, any number of heads and tokens, and what they add to its keys' and values' gradients.
+struct GradientTask {
+  AttentionTask rows;
+  float* dk = nullptr;  // [pages of the sequence][64][head_dim], added to
+  float* dv = nullptr;
 };
 
 // Per row of a task's block. Scores in here are raw: q . k + bias / (scale * query_scale).
@@ -108,6 +131,7 @@ struct RowState {
   float column_max;  // of the columns alone
   float slack;  // hits' scores are at most so far below the true ones; 0: they are the true ones
   float gap;    // u of entmax/weight.h, once solved
+  float tau;    // kernels/attention.h, once solved
   float normalize;         // 1 / sum of weights
   int32_t count;           // hits of the search; once solved, those with weight
   int32_t column_support;  // columns with weight, once solved
@@ -166,6 +190,8 @@ struct Workspace {
   int tile_page = -1;            // whose; -1: none
   float* values = nullptr;       // [64][head_dim]: values as floats
   float* dense = nullptr;        // [kDenseTiles * kTileRows][max_keys]: all scores of wide rows
+  float* dense_dp = nullptr;     // the same of dO . V, for gradients
+  float* dout = nullptr;         // [kPaddedRows][head_dim]: the block's rows of dO, for gradients
   float* accumulator = nullptr;  // [kPaddedRows][head_dim]
   uint64_t* attended =
       nullptr;  // [kMaxGroups][words]: bit a page: a row of the statistics' block gives it weight

@@ -273,6 +273,7 @@ class CpuBackend : public Backend {
     call.alibi_slope = spec.alibi_slope.data();
     call.q = static_cast<const float*>(q.data);
     call.q_stride = q.stride;
+    call.q_head_stride = call.out_head_stride = spec.head_dim;
     call.query_scale = static_cast<const float*>(query_scale.data);
     call.query_scale_stride = query_scale.stride;
     call.out = static_cast<float*>(out.data);

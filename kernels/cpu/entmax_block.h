@@ -96,6 +96,7 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
   if (row.max == -__builtin_inff()) {
     row.count = 0;
     row.normalize = 0;
+    row.tau = __builtin_nanf("");
     return FillNan(w.accumulator + int64_t{r} * b.call->kv.head_dim, b.call->kv.head_dim);
   }
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
@@ -103,6 +104,7 @@ inline void SolveRow(const Block& b, Workspace& w, int r, AttentionStats& stats)
   const RowScores scores = ScoresOf(w, r);
   const Gap gap = SolveGap(f, scores, hi);
   row.gap = gap.u;
+  row.tau = row.factor * row.max - gap.u;
   row.normalize = 1 / gap.sum;
   const F normalize = Set1(row.normalize);
   float* score = w.hit_scores(r);
@@ -215,11 +217,8 @@ TAUSERVE_INLINE Weight<kPaired<kType>>* WeightsIn(float* scores) {
   return reinterpret_cast<Weight<kPaired<kType>>*>(scores);
 }
 
-// Replaces a dense row's scores by its weights.
-template <DataType kType>
-inline void DenseWeights(const Block& b, const RowState& row, float* scores, uint64_t* attended,
-                         AttentionStats& stats) {
-  const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
+// The scores of a row that has those of all keys, n of them with what is not visible.
+inline RowScores AllScores(const RowState& row, const float* scores, int64_t n) {
   F max = Set1(-__builtin_inff());
   for (int64_t i = 0; i < n; i += kLanes) max = Max(Load(scores + i), max);
   RowScores all;
@@ -227,8 +226,18 @@ inline void DenseWeights(const Block& b, const RowState& row, float* scores, uin
   all.keys = row.position - row.first_key + 1;
   all.max = ReduceMax(max);
   all.factor = row.factor;
+  return all;
+}
+
+// Replaces a dense row's scores by its weights.
+template <DataType kType>
+inline void DenseWeights(const Block& b, RowState& row, float* scores, uint64_t* attended,
+                         AttentionStats& stats) {
+  const int64_t n = int64_t{b.last_page - b.first_page + 1} * kPageTokens;
+  const RowScores all = AllScores(row, scores, n);
   const WeightFunction f = entmax::MakeWeightFunction(row.alpha);
   const Gap gap = SolveGap(f, all, 1);
+  row.tau = row.factor * all.max - gap.u;
   const F normalize = Set1(1 / gap.sum);
   int64_t support = 0;
   for (int64_t page = 0; page < n / kPageTokens; page++) {

@@ -151,7 +151,9 @@ inline void FlashBlock(const Block& b, Workspace& w, AttentionStats& stats) {
   }
   for (int r = 0; r < b.rows; r++) {
     float* out = w.accumulator + int64_t{r} * kv.head_dim;
-    const F normalize = Set1(1 / ReduceAdd(Load(state.sum[r])));
+    const float sum = ReduceAdd(Load(state.sum[r]));
+    w.rows[r].tau = (state.max[r] + __builtin_log2f(sum)) * 0.693147181f;
+    const F normalize = Set1(1 / sum);
     for (int d = 0; d < kv.head_dim; d += kLanes) Store(out + d, Load(out + d) * normalize);
   }
   stats.support += b.visible_keys;

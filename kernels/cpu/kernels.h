@@ -15,6 +15,8 @@ struct Kernels {
   // Attention of one task; adds to w.stats[task.slice_index]. A prefilled head begins with the keys in w.guess and leaves
   // there what its last rows supported.
   void (*attend)(const AttentionCall& call, const AttentionTask& task, Workspace& w);
+  // Gradients of one task: writes its rows of dq, adds to its dk and dv.
+  void (*attend_gradients)(const GradientCall& call, const GradientTask& task, Workspace& w);
   void (*append_token)(const LayerKv& kv, PageId previous, PageId page, int slot, int kv_head,
                        const float* key, const float* value);
   void (*rms_norm)(const float* in, const float* weight, int n, float epsilon, float* out);

@@ -84,12 +84,27 @@ inline void StoreQuery(const float* q, float sign, int head_dim, int r, QueryBlo
   to.norm[r] = __builtin_sqrtf(ReduceAdd(square)) * kNormSlack;
 }
 
+// acc += row . k for R rows of floats and part `part` of the 64 packed keys of `tile`, floats as well.
+template <int R>
+TAUSERVE_INLINE void MultiplyTile(const float* rows, const float* tile, int head_dim, int part,
+                                  Tile<R>& acc) {
+  const float* at = tile + part * kTileKeys;
+  for (int d = 0; d < head_dim; d++, at += kPageTokens) {
+    F k[kTileVectors];
+    TAUSERVE_TILE_VECTORS k[v] = Load(at + v * kLanes);
+    TAUSERVE_TILE_ROWS {
+      const F b = Set1(rows[r * head_dim + d]);
+      TAUSERVE_TILE_VECTORS acc[r][v] = Fma(b, k[v], acc[r][v]);
+    }
+  }
+}
+
 // acc += q . k for rows [row, row + R) of the block and part `part` of the 64 packed keys of `tile`.
 template <DataType kType, int R>
 TAUSERVE_INLINE void ScoreTile(const QueryBlock& q, int row, const float* tile, int head_dim,
                                int part, Tile<R>& acc) {
-  const float* at = tile + part * kTileKeys;
   if constexpr (kPaired<kType>) {
+    const float* at = tile + part * kTileKeys;
     const uint32_t* pairs = q.pairs + row * (head_dim / 2);
     for (int d = 0; d < head_dim / 2; d++, at += kPageTokens) {
       I k[kTileVectors];
@@ -100,15 +115,7 @@ TAUSERVE_INLINE void ScoreTile(const QueryBlock& q, int row, const float* tile, 
       }
     }
   } else {
-    const float* rows = q.rows + row * head_dim;
-    for (int d = 0; d < head_dim; d++, at += kPageTokens) {
-      F k[kTileVectors];
-      TAUSERVE_TILE_VECTORS k[v] = Load(at + v * kLanes);
-      TAUSERVE_TILE_ROWS {
-        const F b = Set1(rows[r * head_dim + d]);
-        TAUSERVE_TILE_VECTORS acc[r][v] = Fma(b, k[v], acc[r][v]);
-      }
-    }
+    MultiplyTile<R>(q.rows + row * head_dim, tile, head_dim, part, acc);
   }
 }
 

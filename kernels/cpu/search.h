@@ -400,12 +400,15 @@ inline void SearchPage(const Block& b, Workspace& w, int page, uint64_t taken,
   }
 }
 
+TAUSERVE_INLINE void PrefetchRow(const std::byte* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+}
+
 // Asks for the keys of a row's hits.
 inline void PrefetchHits(const Block& b, const Workspace& w, int r) {
   const int64_t row_bytes = b.call->kv.row_bytes();
   for (int i = 0; i < w.rows[r].count; i++) {
-    const std::byte* key = KeyRow(*b.call, *b.task, w.hit_keys(r)[i]);
-    for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(key + at);
+    PrefetchRow(KeyRow(*b.call, *b.task, w.hit_keys(r)[i]), row_bytes);
   }
 }
 

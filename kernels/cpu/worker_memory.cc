@@ -22,6 +22,8 @@ WorkerMemory::WorkerMemory(int head_dim, int64_t max_keys) {
   w_.tile = Floats(kPageTokens * head_dim);
   w_.values = Floats(kPageTokens * head_dim);
   w_.dense = Floats(kDenseTiles * kTileRows * max_keys);
+  w_.dense_dp = Floats(kDenseTiles * kTileRows * max_keys);
+  w_.dout = Floats(kPaddedRows * head_dim);
   w_.accumulator = Floats(kPaddedRows * head_dim);
   w_.attended = Words(kMaxGroups * (pages / 64 + 1));
   w_.supporters = reinterpret_cast<uint8_t*>(Ints(max_keys / 4));

@@ -1,48 +1,14 @@
-// Attention over a paged cache of one layer, on plain strided arrays: what the Python functions call.
+// Attention over a paged cache of one layer: what PagedKvCache calls.
 #ifndef TAUSERVE_KERNELS_PYTHON_ENGINE_H_
 #define TAUSERVE_KERNELS_PYTHON_ENGINE_H_
 
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/python/arrays.h"
 
 namespace tauserve::python {
-
-// An array of any strides (in elements) whose last dimension is contiguous. float32 or bfloat16.
-struct Array {
-  void* data = nullptr;
-  DataType type = DataType::kFloat32;
-  std::vector<int64_t> shape;
-  std::vector<int64_t> stride;
-};
-
-// Rows of an array as float32: where they lie, or converted.
-class Rows {
- public:
-  // Rows [n][cols] in the order of the array's leading dimensions; cols covers its trailing dimensions.
-  Rows(const Array& array, int leading_dims);
-  Matrix matrix() const { return matrix_; }
-
- private:
-  std::vector<float> copy_;
-  Matrix matrix_;
-};
-
-// float32 rows to write to: the array's own, or a buffer that Finish() copies and converts.
-class OutputRows {
- public:
-  OutputRows(const Array& array, int leading_dims);
-  Matrix matrix() const { return matrix_; }
-  void Finish();
-
- private:
-  Array array_;
-  std::vector<float> buffer_;
-  Matrix matrix_;
-};
 
 // A cache and the backend that owns it. Not for use by several threads at once.
 class Engine {
@@ -66,9 +32,6 @@ class Engine {
   DataType type_;
   std::unique_ptr<Backend> backend_;
 };
-
-// Throws std::invalid_argument, which is Python's ValueError.
-void Require(bool holds, const std::string& otherwise);
 
 }  // namespace tauserve::python
 

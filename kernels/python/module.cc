@@ -2,19 +2,21 @@
 // has the functions that users call.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <cmath>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/attention_function.h"
 #include "kernels/python/engine.h"
+#include "kernels/python/tensor_attention.h"
 
 namespace nb = nanobind;
 
@@ -24,6 +26,7 @@ namespace {
 using Input = nb::ndarray<nb::ro, nb::device::cpu>;
 using Output = nb::ndarray<nb::device::cpu>;
 using Table = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
+using Tau = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
 template <typename NdArray>
 Array ToArray(const NdArray& from, const char* name, size_t dims) {
@@ -50,19 +53,6 @@ Array ToArray(const NdArray& from, const char* name, size_t dims) {
 
 AttentionSpec MakeSpec(int heads, int kv_heads, int head_dim, const std::vector<float>& alpha,
                        const std::vector<float>& slopes, float scale, int window, bool causal) {
-  Require(kv_heads > 0 && heads % kv_heads == 0,
-          absl::StrCat(heads, " query heads are no multiple of ", kv_heads, " KV heads"));
-  Require(static_cast<int>(alpha.size()) == heads, "alpha needs one number, or one a query head");
-  Require(static_cast<int>(slopes.size()) == heads, "alibi_slopes needs one number a query head");
-  for (float a : alpha) Require(a >= 1 && a <= 2, absl::StrCat("alpha is ", a, ", not in [1, 2]"));
-  bool biased = false;
-  for (float s : slopes) {
-    Require(s >= 0 && std::isfinite(s), absl::StrCat("an ALiBi slope is ", s));
-    biased |= s > 0;
-  }
-  Require(std::isfinite(scale), "scale is not finite");
-  Require(window >= 0, "window is negative");
-  Require(causal || (window == 0 && !biased), "window and alibi_slopes need causal attention");
   AttentionSpec spec;
   spec.num_heads = heads;
   spec.num_kv_heads = kv_heads;
@@ -72,6 +62,8 @@ AttentionSpec MakeSpec(int heads, int kv_heads, int head_dim, const std::vector<
   spec.causal = causal;
   spec.alpha = alpha;
   spec.alibi_slope = slopes;
+  const absl::Status status = cpu::CheckSpec(spec);
+  Require(status.ok(), std::string(status.message()));
   return spec;
 }
 
@@ -90,90 +82,83 @@ nb::dict ToDict(const AttentionStats& s) {
   return d;
 }
 
-// The engine of the last call of Attention, for calls like it: its memory is warm.
-std::mutex engine_mutex;
-std::unique_ptr<Engine> last_engine;
-
-Engine& EngineFor(int64_t pages, int head_dim, DataType type, int threads) {
-  Require(pages < (int64_t{1} << 24), "too many keys");
-  if (!last_engine || last_engine->num_pages() < pages || last_engine->head_dim() != head_dim ||
-      last_engine->type() != type || last_engine->num_threads() != threads) {
-    last_engine.reset();
-    last_engine = std::make_unique<Engine>(static_cast<int>(pages), 1, head_dim, type, threads);
-  }
-  return *last_engine;
+Offsets ToOffsets(const std::optional<Table>& queries, const std::optional<Table>& keys) {
+  Offsets offsets;
+  if (!queries || !keys) return offsets;
+  Require(queries->ndim() == 1 && keys->ndim() == 1, "cu_seqlens has not one dimension");
+  offsets.queries.assign(queries->data(), queries->data() + queries->size());
+  offsets.keys.assign(keys->data(), keys->data() + keys->size());
+  return offsets;
 }
 
-// Every (batch, head) is a sequence of its own with one head, so that q, k and v are read where they lie.
-AttentionStats RunAttention(const Array& q, const Array& k, const Array& v, const Array& out,
-                            const AttentionSpec& heads, int threads) {
-  const int64_t batch = q.shape[0], num_heads = q.shape[1], tokens = q.shape[2];
-  const int64_t kv_heads = k.shape[1], kv_tokens = k.shape[2];
-  const int64_t sequences = batch * kv_heads;
-  const int64_t pages = (kv_tokens + kPageTokens - 1) / kPageTokens;
-  Require(batch * num_heads * kv_tokens < INT32_MAX, "too many tokens");
-  std::lock_guard<std::mutex> lock(engine_mutex);
-  Engine& engine = EngineFor(sequences * pages, heads.head_dim, k.type, threads);
-  std::vector<PageId> table(sequences * pages);
-  for (size_t i = 0; i < table.size(); i++) table[i] = static_cast<PageId>(i);
-
-  std::vector<SequenceSlice> slices;
-  for (int64_t s = 0; s < sequences; s++) {
-    slices.push_back({static_cast<int>(s * kv_tokens), static_cast<int>(kv_tokens), 0,
-                      table.data() + s * pages});
-  }
-  engine.Append(slices, Rows(k, 3).matrix(), Rows(v, 3).matrix());
-
-  const Rows queries(q, 3);
-  OutputRows result(out, 3);
-  AttentionStats stats;
-  // Neighbouring heads of the same kind go together.
-  for (int64_t first = 0, end; first < batch * num_heads; first = end) {
-    AttentionSpec spec = heads;
-    spec.num_heads = spec.num_kv_heads = 1;
-    spec.alpha = {heads.alpha[first % num_heads]};
-    spec.alibi_slope = {heads.alibi_slope[first % num_heads]};
-    slices.clear();
-    for (end = first; end < batch * num_heads; end++) {
-      const int64_t head = end % num_heads;
-      if (heads.alpha[head] != spec.alpha[0] || heads.alibi_slope[head] != spec.alibi_slope[0]) {
-        break;
-      }
-      const int64_t sequence = end / num_heads * kv_heads + head / (num_heads / kv_heads);
-      slices.push_back({static_cast<int>((end - first) * tokens), static_cast<int>(tokens),
-                        static_cast<int>(kv_tokens - tokens), table.data() + sequence * pages});
-    }
-    auto part = [&](Matrix m) {
-      m.data = static_cast<float*>(m.data) + first * tokens * m.stride;
-      m.rows = (end - first) * tokens;
-      return m;
-    };
-    stats.Add(engine.Attend(slices, spec, part(queries.matrix()), part(result.matrix())));
-  }
-  result.Finish();
-  return stats;
+AttentionInputs ToInputs(const Input& q, const Input& k, const Input& v,
+                         const std::optional<Table>& cu_q, const std::optional<Table>& cu_k) {
+  const size_t dims = cu_q ? 3 : 4;
+  AttentionInputs in;
+  in.q = ToArray(q, "q", dims);
+  in.k = ToArray(k, "k", dims);
+  in.v = ToArray(v, "v", dims);
+  in.offsets = ToOffsets(cu_q, cu_k);
+  in.Check();
+  return in;
 }
 
-nb::dict Attention(const Input& q_in, const Input& k_in, const Input& v_in, const Output& out_in,
-                   const std::vector<float>& alpha, const std::vector<float>& slopes, float scale,
-                   int window, bool causal, int threads) {
-  const Array q = ToArray(q_in, "q", 4), k = ToArray(k_in, "k", 4), v = ToArray(v_in, "v", 4);
-  const Array out = ToArray(out_in, "out", 4);
-  Require(k.shape == v.shape, "k and v differ in shape");
-  Require(k.type == v.type, "k and v differ in type");
-  Require(q.shape[0] == k.shape[0], "q and k differ in their batch");
-  Require(q.shape[3] == k.shape[3], "q and k differ in head_dim");
-  Require(q.shape[2] <= k.shape[2], "there are more queries than keys");
-  Require(q.shape == out.shape, "q and out differ in shape");
-  const int head_dim = static_cast<int>(q.shape[3]);
-  const AttentionSpec spec = MakeSpec(static_cast<int>(q.shape[1]), static_cast<int>(k.shape[1]),
-                                      head_dim, alpha, slopes, scale, window, causal);
+// Thresholds of all rows of q.
+float* TauOf(const Tau& tau, const Array& q) {
+  const bool packed = q.shape.size() == 3;
+  const std::vector<int64_t> shape = packed
+                                         ? std::vector<int64_t>{q.shape[1], q.shape[0]}
+                                         : std::vector<int64_t>{q.shape[0], q.shape[1], q.shape[2]};
+  bool fits = tau.ndim() == shape.size();
+  for (size_t d = 0; fits && d < shape.size(); d++) {
+    fits = static_cast<int64_t>(tau.shape(d)) == shape[d];
+  }
+  Require(fits, "tau is not of q's rows");
+  return tau.data();
+}
+
+Array ToArrayLike(const Array& like, const Output& from, const char* name, const char* like_name) {
+  const Array array = ToArray(from, name, like.shape.size());
+  Require(array.shape == like.shape, absl::StrCat(name, " is not shaped as ", like_name));
+  return array;
+}
+
+nb::dict Attention(const Input& q, const Input& k, const Input& v, const Output& out_in,
+                   const std::optional<Tau>& tau_in, const std::optional<Table>& cu_q,
+                   const std::optional<Table>& cu_k, const std::vector<float>& alpha,
+                   const std::vector<float>& slopes, float scale, int window, bool causal,
+                   int threads) {
+  const AttentionInputs in = ToInputs(q, k, v, cu_q, cu_k);
+  const Array out = ToArrayLike(in.q, out_in, "out", "q");
+  float* tau = tau_in ? TauOf(*tau_in, in.q) : nullptr;
+  const AttentionSpec spec =
+      MakeSpec(static_cast<int>(in.q.shape[1]), static_cast<int>(in.k.shape[1]),
+               static_cast<int>(in.q.shape.back()), alpha, slopes, scale, window, causal);
   AttentionStats stats;
   {
     nb::gil_scoped_release release;
-    stats = RunAttention(q, k, v, out, spec, threads);
+    stats = Attend(in, spec, threads, out, tau);
   }
   return ToDict(stats);
+}
+
+void AttentionBackward(const Input& dout_in, const Input& q, const Input& k, const Input& v,
+                       const Tau& tau_in, const Output& dq_out, const Output& dk_out,
+                       const Output& dv_out, const std::optional<Table>& cu_q,
+                       const std::optional<Table>& cu_k, const std::vector<float>& alpha,
+                       const std::vector<float>& slopes, float scale, int window, bool causal,
+                       int threads) {
+  const AttentionInputs in = ToInputs(q, k, v, cu_q, cu_k);
+  const Array dout = ToArray(dout_in, "the output's gradient", in.q.shape.size());
+  Require(dout.shape == in.q.shape, "the output's gradient is not shaped as q");
+  const Array dq = ToArrayLike(in.q, dq_out, "dq", "q"), dk = ToArrayLike(in.k, dk_out, "dk", "k"),
+              dv = ToArrayLike(in.v, dv_out, "dv", "v");
+  float* tau = TauOf(tau_in, in.q);
+  const AttentionSpec spec =
+      MakeSpec(static_cast<int>(in.q.shape[1]), static_cast<int>(in.k.shape[1]),
+               static_cast<int>(in.q.shape.back()), alpha, slopes, scale, window, causal);
+  nb::gil_scoped_release release;
+  AttendBackward(in, spec, threads, dout, tau, dq, dk, dv);
 }
 
 class PagedKvCache {
@@ -259,7 +244,15 @@ class PagedKvCache {
 
 NB_MODULE(_tauserve_kernels, m) {
   using tauserve::python::PagedKvCache;
-  m.def("attention", &tauserve::python::Attention);
+  m.def("attention", &tauserve::python::Attention, nb::arg("q"), nb::arg("k"), nb::arg("v"),
+        nb::arg("out"), nb::arg("tau").none(), nb::arg("cu_seqlens_q").none(),
+        nb::arg("cu_seqlens_k").none(), nb::arg("alpha"), nb::arg("slopes"), nb::arg("scale"),
+        nb::arg("window"), nb::arg("causal"), nb::arg("threads"));
+  m.def("attention_backward", &tauserve::python::AttentionBackward, nb::arg("dout"), nb::arg("q"),
+        nb::arg("k"), nb::arg("v"), nb::arg("tau"), nb::arg("dq"), nb::arg("dk"), nb::arg("dv"),
+        nb::arg("cu_seqlens_q").none(), nb::arg("cu_seqlens_k").none(), nb::arg("alpha"),
+        nb::arg("slopes"), nb::arg("scale"), nb::arg("window"), nb::arg("causal"),
+        nb::arg("threads"));
   nb::class_<PagedKvCache>(m, "PagedKvCache")
       .def(nb::init<int, int, int, const std::string&, int>())
       .def_prop_ro("num_pages", &PagedKvCache::num_pages)

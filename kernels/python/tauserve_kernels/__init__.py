@@ -1,22 +1,34 @@
 """Exact entmax attention on the CPU, for NumPy arrays and PyTorch CPU tensors.
 
 Arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and type.
-There are no gradients.
+On PyTorch's tensors, entmax_attention and entmax_attention_varlen are differentiable by q, k and v (torch_ops says how);
+EntmaxAttention is a layer made of them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _tauserve_kernels as _native
+from .arguments import per_head, scale_or_default, window_or_all
 
-__all__ = ["PAGE_SIZE", "PagedKvCache", "entmax_attention"]
+if TYPE_CHECKING:
+    from .torch_module import EntmaxAttention
+
+__all__ = ["PAGE_SIZE", "EntmaxAttention", "PagedKvCache", "entmax_attention", "entmax_attention_varlen"]
 
 PAGE_SIZE = 64  # tokens a page of a PagedKvCache holds
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EntmaxAttention":  # PyTorch is optional
+        from .torch_module import EntmaxAttention
+
+        return EntmaxAttention
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _detached(array: Any) -> Any:
@@ -27,18 +39,6 @@ def _empty_like(array: Any) -> Any:
     if hasattr(array, "new_empty"):
         return array.new_empty(array.shape)
     return np.empty(array.shape, array.dtype)
-
-
-def _per_head(value: float | Sequence[float] | None, heads: int, default: float) -> list[float]:
-    if value is None:
-        value = default
-    if isinstance(value, (int, float)):
-        return [float(value)] * heads
-    return [float(x) for x in value]
-
-
-def _scale(scale: float | None, head_dim: int) -> float:
-    return 1 / math.sqrt(head_dim) if scale is None else float(scale)
 
 
 def entmax_attention(
@@ -69,29 +69,71 @@ def entmax_attention(
       num_threads: 0: one a core.
 
     Returns:
-      The output, shaped as q; with return_stats, a pair (output, stats).
+      The output, shaped as q; with return_stats, a pair (output, stats). PyTorch's output is differentiable by q, k and
+      v, but for return_stats.
 
     Raises:
       ValueError: shapes that do not fit, a head_dim that is no multiple of 16 in [32, 256], numbers out of range.
       TypeError: arguments that are no CPU arrays.
     """
-    q, k, v = _detached(q), _detached(k), _detached(v)
     if len(q.shape) != 4:
         raise ValueError(f"q has {len(q.shape)} dimensions, not 4")
     heads, head_dim = q.shape[1], q.shape[3]
+    options = (per_head(alpha, heads, 1.5), per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim),
+               window_or_all(window), bool(causal), num_threads)
+    if hasattr(q, "new_empty") and not return_stats:
+        from . import torch_ops
+
+        torch_ops.check(q, k, v, 4)
+        return torch_ops.ops.entmax_forward(q, k, v, *options)[0]
+    if any(getattr(x, "requires_grad", False) for x in (q, k, v)):
+        raise ValueError("return_stats comes without gradients: detach q, k and v")
     out = _empty_like(q)
-    stats = _native.attention(
-        q, k, v, out, _per_head(alpha, heads, 1.5), _per_head(alibi_slopes, heads, 0.0),
-        _scale(scale, head_dim), _window(window), bool(causal), num_threads)
+    stats = _native.attention(q, k, v, out, None, None, None, *options)
     return (out, stats) if return_stats else out
 
 
-def _window(window: int | None) -> int:
-    if window is None:
-        return 0
-    if window < 1:
-        raise ValueError(f"window is {window}, not at least 1")
-    return window
+def entmax_attention_varlen(
+    q: Any,
+    k: Any,
+    v: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any = None,
+    max_seqlen_q: int = 0,
+    max_seqlen_k: int = 0,
+    alpha: float | Sequence[float] = 1.5,
+    causal: bool = True,
+    scale: float | None = None,
+    alibi_slopes: Sequence[float] | None = None,
+    window: int | None = None,
+    num_threads: int = 0,
+) -> Any:
+    """entmax_attention of packed sequences of any lengths, each by itself, in the manner of flash_attn_varlen_func.
+
+    Args:
+      q: PyTorch tensor [tokens, heads, head_dim], the sequences one behind the other.
+      k, v: [kv_tokens, kv_heads, head_dim].
+      cu_seqlens_q, cu_seqlens_k: [sequences + 1] int32: where each one begins, and the end. The queries of a sequence
+        are the last positions of its keys. None for the second: the same as the first.
+      max_seqlen_q, max_seqlen_k: the longest lengths, if known; the CPU has no use for them.
+      The rest: as for entmax_attention.
+
+    Returns:
+      The output, shaped as q. Differentiable by q, k and v.
+
+    Raises:
+      ValueError: as entmax_attention, and for offsets that do not fit.
+    """
+    from . import torch_ops
+
+    torch_ops.check(q, k, v, 3)
+    heads, head_dim = q.shape[1], q.shape[2]
+    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    out, _ = torch_ops.ops.entmax_varlen_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, per_head(alpha, heads, 1.5),
+        per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim), window_or_all(window), bool(causal),
+        num_threads)
+    return out
 
 
 class PagedKvCache:
@@ -161,8 +203,8 @@ class PagedKvCache:
         heads, head_dim = q.shape[1], q.shape[2]
         out = _empty_like(q)
         stats = self._cache.decode(
-            q, out, _table(block_tables), _table(seq_lens), _per_head(alpha, heads, 1.5),
-            _per_head(alibi_slopes, heads, 0.0), _scale(scale, head_dim), _window(window))
+            q, out, _table(block_tables), _table(seq_lens), per_head(alpha, heads, 1.5),
+            per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim), window_or_all(window))
         return (out, stats) if return_stats else out
 
 
