@@ -99,6 +99,18 @@ def checks(bin_):
     return results
 
 
+def training(bin_):
+    """The Python package's operators, where there is PyTorch."""
+    if run([sys.executable, "-c", "import torch"], 120)[0] != 0:
+        return {"operators": {"ok": True, "reason": "no PyTorch for this Python"}}
+    package = os.environ.get("TAUSERVE_PYTHON_PACKAGE", str(bin_.parent / "python"))
+    code, output, seconds = run([sys.executable, "-m", "unittest", "tests/gpu/test_training.py"], 600, PYTHONPATH=package)
+    result = {"ok": code == 0, "exit_code": code, "seconds": seconds, "lines": output.splitlines()[-3:]}
+    if code != 0:
+        result["output"] = output[-3000:]
+    return {"operators": result}
+
+
 def sanitizers(bin_):
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not pathlib.Path(sanitizer).exists():
@@ -206,7 +218,7 @@ def refusals(bin_):
     return results
 
 
-PARTS = {"refusals": refusals, "kernels": kernels, "checks": checks, "model": model, "serving": serving, "steps": steps, "sanitizers": sanitizers}
+PARTS = {"refusals": refusals, "kernels": kernels, "checks": checks, "training": training, "model": model, "serving": serving, "steps": steps, "sanitizers": sanitizers}
 
 
 def main():

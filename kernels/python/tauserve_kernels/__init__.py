@@ -1,6 +1,6 @@
-"""Exact entmax attention on the CPU, for NumPy arrays and PyTorch CPU tensors.
+"""Exact entmax attention for NumPy arrays and PyTorch tensors, on the CPU and on Hopper GPUs.
 
-Arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and type.
+On CUDA tensors are bfloat16, alpha is in (1, 2] and head_dim 64, 96, 128 or 256. On the CPU arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and type.
 On PyTorch's tensors, entmax_attention and entmax_attention_varlen are differentiable by q, k and v (torch_ops says how);
 EntmaxAttention is a layer made of them.
 """
@@ -85,7 +85,7 @@ def entmax_attention(
         from . import torch_ops
 
         torch_ops.check(q, k, v, 4)
-        return torch_ops.ops.entmax_forward(q, k, v, *options)[0]
+        return torch_ops.ops.entmax_forward(q, k, v, *options, torch_ops.backward_may_come(q, k, v))[0]
     if any(getattr(x, "requires_grad", False) for x in (q, k, v)):
         raise ValueError("return_stats comes without gradients: detach q, k and v")
     out = _empty_like(q)
@@ -115,7 +115,7 @@ def entmax_attention_varlen(
       k, v: [kv_tokens, kv_heads, head_dim].
       cu_seqlens_q, cu_seqlens_k: [sequences + 1] int32: where each one begins, and the end. The queries of a sequence
         are the last positions of its keys. None for the second: the same as the first.
-      max_seqlen_q, max_seqlen_k: the longest lengths, if known; the CPU has no use for them.
+      max_seqlen_q, max_seqlen_k: the longest lengths, if known; no device has a use for them so far.
       The rest: as for entmax_attention.
 
     Returns:
@@ -129,11 +129,10 @@ def entmax_attention_varlen(
     torch_ops.check(q, k, v, 3)
     heads, head_dim = q.shape[1], q.shape[2]
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    out, _ = torch_ops.ops.entmax_varlen_forward(
+    return torch_ops.ops.entmax_varlen_forward(
         q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, per_head(alpha, heads, 1.5),
         per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim), window_or_all(window), bool(causal),
-        num_threads)
-    return out
+        num_threads, torch_ops.backward_may_come(q, k, v))[0]
 
 
 class PagedKvCache:

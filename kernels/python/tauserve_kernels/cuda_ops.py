@@ -176,6 +176,37 @@ def _backward(call: _Call, dout: torch.Tensor, tau: torch.Tensor, count: torch.T
     return dq, dk, dv
 
 
+def _new_kept(q: torch.Tensor, k: torch.Tensor, keep: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = q.numel() // q.shape[-1]
+    return (q.new_empty(rows, dtype=torch.int32), q.new_empty(rows, dtype=torch.int64),
+            q.new_empty(capacity(q, k) if keep else 0, dtype=torch.int32))
+
+
+def new_outputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *options: Any) -> tuple[torch.Tensor, ...]:
+    batch, heads, tokens, head_dim = q.shape
+    tau = q.new_empty((batch, tokens, heads), dtype=torch.float32).transpose(1, 2)
+    return _new_like(q), tau, *_new_kept(q, k, options[-1])
+
+
+def new_packed_outputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *options: Any) -> tuple[torch.Tensor, ...]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32).T, *_new_kept(q, k, options[-1])
+
+
+def new_gradients(dout: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+                  *_: Any) -> tuple[torch.Tensor, ...]:
+    return _new_like(q), _new_like(k), _new_like(v)
+
+
+def new_packed_gradients(dout: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+                         *_: Any) -> tuple[torch.Tensor, ...]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _new_like(x: torch.Tensor) -> torch.Tensor:
+    batch, heads, tokens, head_dim = x.shape
+    return x.new_empty((batch, tokens, heads, head_dim)).transpose(1, 2)
+
+
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """[batch, heads, tokens, ...] -> [batch * tokens, heads, ...]."""
     return x.transpose(1, 2).flatten(0, 1)
