@@ -1,8 +1,8 @@
 """Exact entmax attention on the CPU, for NumPy arrays and PyTorch CPU tensors.
 
-Arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and type.
-On PyTorch's tensors, entmax_attention and entmax_attention_varlen are differentiable by q, k and v (torch_ops says how);
-EntmaxAttention is a layer made of them.
+Arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and
+type. On PyTorch's tensors, entmax_attention and entmax_attention_varlen are differentiable by q, k and v (torch_ops
+says how); EntmaxAttention is a layer made of them.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ _SCHEMAS = {
     "entmax_backward": f"(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor tau, {_OPTIONS})"
                        " -> (Tensor dq, Tensor dk, Tensor dv)",
     "entmax_varlen_forward": f"(Tensor q, Tensor k, Tensor v, {_PACKED}, {_OPTIONS}) -> (Tensor out, Tensor tau)",
-    "entmax_varlen_backward": f"(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor tau, {_PACKED}, {_OPTIONS})"
-                              " -> (Tensor dq, Tensor dk, Tensor dv)",
+    "entmax_varlen_backward": f"(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor tau, {_PACKED},"
+                              f" {_OPTIONS}) -> (Tensor dq, Tensor dk, Tensor dv)",
 }
 
 
