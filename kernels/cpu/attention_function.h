@@ -31,7 +31,8 @@ struct HeadRows {
   }
 };
 
-// The last `queries` of `keys` positions ask; q, k and v are not written to. Tensors that a call does not need stay empty.
+// The last `queries` of `keys` positions ask; q, k and v are not written to. Tensors that a call does not need stay
+// empty.
 struct AttentionSequence {
   int queries = 0;  // in [1, keys]
   int keys = 0;
@@ -55,8 +56,8 @@ class AttentionFunction {
 
   // InvalidArgument for shapes and numbers outside what kernels/attention.h allows, ResourceExhausted without memory.
   absl::Status Forward(const AttentionSpec& spec, absl::Span<const AttentionSequence> sequences);
-  // Parallel over at least 16 parts of the work where sequences are long enough, each with float32 sums for dk and dv of
-  // its own, which are added in a fixed order.
+  // Parallel over at least 16 parts of the work where sequences are long enough, each with float32 sums for dk and dv
+  // of its own, which are added in a fixed order.
   absl::Status Backward(const AttentionSpec& spec, absl::Span<const AttentionSequence> sequences);
 
   // Of the last Forward, all sequences together.

@@ -14,7 +14,8 @@
 
 namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
-// Hits from which a row is left to the dense path: one that is gathered and scattered costs as much as so many keys there.
+// Hits from which a row is left to the dense path: one that is gathered and scattered costs as much as so many keys
+// there.
 inline int MostGradientHits(int keys) {
   constexpr int kFewHits = 256, kShare = 8;
   const int most = keys / kShare > kFewHits ? keys / kShare : kFewHits;

@@ -63,7 +63,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"PyTorch {torch.__version__}, {args.threads} threads, {args.heads} heads of {args.head_dim}, sigma {args.sigma:g}")
+    print(f"PyTorch {torch.__version__}, {args.threads} threads, {args.heads} heads of {args.head_dim}, "
+          f"sigma {args.sigma:g}")
     for tokens in args.tokens:
         run(tokens, args)
 

@@ -33,7 +33,7 @@ def entmax_attention_forward(module: torch.nn.Module, query: torch.Tensor, key: 
 
 
 def no_mask(*_: Any, attention_mask: torch.Tensor | None = None, **__: Any) -> torch.Tensor | None:
-    """transformers' mask function: the kernel is causal by itself; only a mask with padding is handed on, to be refused."""
+    """transformers' mask function: the kernel is causal by itself; a mask with padding is handed on, to be refused."""
     return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
 
 
@@ -43,9 +43,9 @@ AttentionMaskInterface.register("entmax", no_mask)
 
 def tiny_llama(alpha: float = 1.5) -> LlamaForCausalLM:
     """Two layers, four query heads on two KV heads; its tokens are bytes."""
-    config = LlamaConfig(vocab_size=256, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, max_position_embeddings=1024, attn_implementation="entmax",
-                         entmax_alpha=alpha)
+    config = LlamaConfig(vocab_size=256, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+                         attn_implementation="entmax", entmax_alpha=alpha)
     return LlamaForCausalLM(config)
 
 

@@ -10,8 +10,8 @@ from . import entmax_attention
 
 
 class EntmaxAttention(torch.nn.Module):
-    """torch.nn.MultiheadAttention with entmax weights: its constructor, its parameters (a state dict of either loads into
-    the other) and its call, for inputs [batch, tokens, embed_dim].
+    """torch.nn.MultiheadAttention with entmax weights: its constructor, its parameters (a state dict of either loads
+    into the other) and its call, for inputs [batch, tokens, embed_dim].
 
     Args:
       embed_dim, num_heads, bias: as of torch.nn.MultiheadAttention. embed_dim / num_heads is a multiple of 16 in

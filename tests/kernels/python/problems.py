@@ -1,4 +1,4 @@
-"""Attention in PyTorch's own operations and PyPI's entmax, in float64 and differentiable, and random problems for it."""
+"""Attention of PyTorch's own operations and PyPI's entmax, in float64 and differentiable, and random problems."""
 
 import entmax
 import torch

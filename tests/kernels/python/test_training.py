@@ -1,4 +1,4 @@
-"""Gradients of the Python package against autograd through PyPI's entmax in float64, and what PyTorch wants of operators."""
+"""Gradients of the Python package against autograd through PyPI's entmax in float64; PyTorch's tests of operators."""
 
 import pathlib
 import random
@@ -212,7 +212,8 @@ def test_compiles_whole(rng):
 
 
 def test_a_llama_learns():
-    pytest.importorskip("transformers", minversion="4.48", reason="transformers, with a current PyTorch, is not installed")
+    pytest.importorskip("transformers", minversion="4.48",
+                        reason="transformers and a current PyTorch (deploy/requirements-torch.txt) are not installed")
     sys.path.insert(0, str(EXAMPLES))
     import llama_entmax
 
