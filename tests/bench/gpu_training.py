@@ -49,7 +49,8 @@ def attentions(slopes=None):
     def sdpa(backend):
         def attend(q, k, v):
             with sdpa_kernel(backend):
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] != q.shape[1])
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True,
+                                                                        enable_gqa=k.shape[1] != q.shape[1])
         return attend
 
     found = {"ours": ours, "flash": sdpa(SDPBackend.FLASH_ATTENTION), "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION)}
@@ -101,7 +102,8 @@ def block_sparsity(q, k, heads=2, block=64):
     for h in range(heads):
         for row in range(0, tokens, 2048):
             rows = q[0, h, row:row + 2048].float() @ k[0, h, :row + 2048].float().T / q.shape[-1] ** 0.5 / 2
-            seen = torch.arange(rows.shape[1], device="cuda") <= torch.arange(row, row + rows.shape[0], device="cuda")[:, None]
+            positions = torch.arange(row, row + rows.shape[0], device="cuda")
+            seen = torch.arange(rows.shape[1], device="cuda") <= positions[:, None]
             rows = rows.masked_fill(~seen, -torch.inf)
             low = rows.max(-1, keepdim=True).values - 1
             for _ in range(12):  # Newton's steps from the left
@@ -178,7 +180,8 @@ def record(folder, tokens, ids):
     model.load_state_dict(state)
     ids = ids[:tokens].cuda()[None]
     targets = torch.roll(ids, -1, 1)
-    loss = model.loss(model.trunk(ids), targets.view(-1), torch.full((tokens,), 1 / tokens, device="cuda"), torch.bfloat16)
+    weights = torch.full((tokens,), 1 / tokens, device="cuda")
+    loss = model.loss(model.trunk(ids), targets.view(-1), weights, torch.bfloat16)
     loss.backward()
     print(f"loss {loss.item():.3f}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +235,8 @@ def report(results):
             print(f"all equal, head_dim {row['head_dim']}, 16k: FA2 / ours {ratio(row, 'flash')}, {row['ours']}")
     for tokens in sorted({r["tokens"] for r in results["rows"] if r["kind"] == "recorded"}):
         rows = [r for r in results["rows"] if r["kind"] == "recorded" and r["tokens"] == tokens]
-        sums = {name: [sum(r[name][key] for r in rows) for key in ("forward_ms", "both_ms")] for name in ("ours", "flash", "cudnn")}
+        sums = {name: [sum(r[name][key] for r in rows) for key in ("forward_ms", "both_ms")]
+                for name in ("ours", "flash", "cudnn")}
         print(f"recorded, {tokens} tokens, all layers: " + ", ".join(
             f"{name} {forward:.2f} + {both - forward:.2f} ms" for name, (forward, both) in sums.items()))
 
@@ -254,7 +258,8 @@ def main():
     import torch
 
     if arguments.record:
-        return record(arguments.record, arguments.tokens, torch.from_numpy(numpy.load(arguments.ids).astype("int64").ravel()))
+        ids = torch.from_numpy(numpy.load(arguments.ids).astype("int64").ravel())
+        return record(arguments.record, arguments.tokens, ids)
     rows = [row for folder in arguments.recorded for row in run_recorded(folder)]
     rows += run_random(arguments.lengths, arguments.adasplash_dims) if arguments.lengths else []
     results = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}

@@ -31,7 +31,7 @@ TOOLS = {
     "synccheck": ["elementwise_test", "top_logits_test", "attention_test"],
 }
 # Single kernels against references of their own; those that aren't built, for another GPU, are left out.
-CHECKS = {"prefill_check": ["check"], "decode_check": ["check"], "linear_check": ["check"], "backward_check": ["check"]}
+CHECKS = ["prefill_check", "decode_check", "linear_check", "backward_check"]
 SANITIZED_CHECK = ["backward_check", "check", "d64 mixed gqa"]
 NOT_OURS = "cutlass|cublas"
 # racecheck does not see that a warp's reads, its barrier and one lane's arrival at an mbarrier come in that order, as Hopper's
@@ -89,10 +89,10 @@ def kernels(bin_):
 
 def checks(bin_):
     results = {}
-    for name, arguments in CHECKS.items():
+    for name in CHECKS:
         if not (bin_ / name).exists():
             continue
-        code, output, seconds = run([bin_ / name, *arguments], 600)
+        code, output, seconds = run([bin_ / name, "check"], 600)
         results[name] = {"ok": code == 0, "exit_code": code, "seconds": seconds, "lines": output.splitlines()[-1:]}
         if code != 0:
             results[name]["output"] = output[-3000:]
@@ -125,8 +125,8 @@ def sanitizers(bin_):
         for tool in ("memcheck", "initcheck", "synccheck"):
             wrapper = [sanitizer, f"--tool={tool}", "--error-exitcode=99", *TOOL_FLAGS.get(tool, [])]
             code, output, seconds = run([*wrapper, bin_ / SANITIZED_CHECK[0], *SANITIZED_CHECK[1:]], 240)
-            results[f"{tool} {SANITIZED_CHECK[0]}"] = {"ok": code == 0, "exit_code": code, "seconds": seconds,
-                                                       "output": output[-2000:]}
+            result = {"ok": code == 0, "exit_code": code, "seconds": seconds, "output": output[-2000:]}
+            results[f"{tool} {SANITIZED_CHECK[0]}"] = result
     return results
 
 
@@ -218,7 +218,8 @@ def refusals(bin_):
     return results
 
 
-PARTS = {"refusals": refusals, "kernels": kernels, "checks": checks, "training": training, "model": model, "serving": serving, "steps": steps, "sanitizers": sanitizers}
+PARTS = {"refusals": refusals, "kernels": kernels, "checks": checks, "training": training, "model": model,
+         "serving": serving, "steps": steps, "sanitizers": sanitizers}
 
 
 def main():

@@ -170,7 +170,7 @@ std::string TextReport(const Settings& settings, const Measured& m) {
                         m.run.cpu.process, Share(m.run.cpu.process, s.seconds),
                         Share(m.run.cpu.process, s.seconds * m.cores), m.cores);
   if (m.run.cpu.machine > 0) {
-    absl::StrAppendFormat(&text, "; machine busy %s",
+    absl::StrAppendFormat(&text, "\nthe machine  busy %s",
                           Share(m.run.cpu.machine_busy, m.run.cpu.machine));
   }
   text += "\n";

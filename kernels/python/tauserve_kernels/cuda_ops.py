@@ -1,7 +1,8 @@
 """The operators on CUDA tensors: libtauserve_training.so beside this file, called as kernels/cuda/training_api.h says.
 
 The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries (4 bytes
-each, -1: not kept) and the entries; these take at most as much memory as q, k, v and the output. Other rows are made again.
+each, -1: not kept) and the entries; these take at most as much memory as q, k, v and the output. Other rows are made
+again.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _packed_sequences(cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, nu
     """Waits for the device where the offsets lie there: work is planned on the host."""
     begins, key_begins = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     if len(begins) != len(key_begins) or len(begins) < 2:
-        raise ValueError(f"cu_seqlens_q has {len(begins)} elements and cu_seqlens_k {len(key_begins)}, not as many and at least 2")
+        raise ValueError(f"cu_seqlens_q has {len(begins)} elements and cu_seqlens_k {len(key_begins)}: not as many, or "
+                         "fewer than 2")
     for name, offsets, end in (("cu_seqlens_q", begins, num_tokens), ("cu_seqlens_k", key_begins, num_keys)):
         if offsets[0] != 0 or offsets[-1] != end or any(a > b for a, b in zip(offsets, offsets[1:])):
             raise ValueError(f"{name} does not rise from 0 to {end}")
@@ -105,7 +107,8 @@ class _Call:
         if q.dtype != torch.bfloat16 or k.dtype != torch.bfloat16:
             raise ValueError(f"q is {q.dtype} and k {k.dtype}; on CUDA both must be bfloat16")
         if any(not 1 < a <= 2 for a in alpha):
-            raise ValueError(f"alpha is {list(alpha)}; on CUDA it must be in (1, 2]: softmax is scaled_dot_product_attention's")
+            raise ValueError(f"alpha is {list(alpha)}; on CUDA it must be in (1, 2], scaled_dot_product_attention has "
+                             "softmax")
         if scale <= 0:
             raise ValueError(f"scale is {scale}; on CUDA it must be positive")
         if any(keys < tokens for _, tokens, _, keys in sequences.host.tolist()):

@@ -2,8 +2,8 @@
 
 A row's threshold tau comes out with the output, float32 [batch, heads, tokens] (packed: [heads, tokens]): for alpha > 1
 in units of (alpha - 1) * score, for softmax the log-sum-exp of the scores. Backward needs `out`, tau and the inputs, on
-CUDA what cuda_ops keeps, too: count, first and entries, empty elsewhere. `keep`: whether a backward pass may come. A device
-is a row of _DEVICES and nothing else.
+CUDA what cuda_ops keeps, too: count, first and entries, empty elsewhere. `keep`: whether a backward pass may come. A
+device is a row of _DEVICES and nothing else.
 
 PyTorch before 2.4 has no torch.library.register_autograd: there the same operators are differentiable by an
 autograd.Function, and torch.compile does not see through them.
