@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The test command: set-up, release build with warnings as errors, formatting, all tests; most of them also under the
 # address and undefined sanitizers, what has threads under the thread sanitizer, and what reads strangers' bytes under a
-# fuzzer for a few seconds (tests/fuzz); at last the container image, where it can be built (tests/container).
+# fuzzer for a few seconds (tests/fuzz); and the container image, where it can be built (tests/container).
 #   tests/run.sh [release|asan|tsan|fuzz|container ...]: only these parts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 parts=("$@")
-if ((${#parts[@]} == 0)); then parts=(asan tsan fuzz release container); fi
+if ((${#parts[@]} == 0)); then parts=(asan tsan fuzz container release); fi
 
 ./deploy/setup.sh
 
