@@ -159,6 +159,10 @@ class TrainingTest(unittest.TestCase):
             ("bfloat16", lambda: tk.entmax_attention(q.float(), k.float(), v.float())),
             ("alpha", lambda: tk.entmax_attention(q, k, v, alpha=1)),
             ("head_dim is 80", lambda: tk.entmax_attention(*problem(dim=80))),
+            ("alpha has 3", lambda: tk.entmax_attention(q, k, v, alpha=[1.5] * 3)),
+            ("no multiple", lambda: tk.entmax_attention(q[:, :3], k, v)),
+            ("not negative", lambda: tk.entmax_attention(q, k, v, alibi_slopes=[-1, 0, 0, 0])),
+            ("causal", lambda: tk.entmax_attention(q, k, v, causal=False, window=5)),
             ("more queries than keys", lambda: tk.entmax_attention(q, k[:, :, :10], v[:, :, :10])),
             ("cu_seqlens_q", lambda: tk.entmax_attention_varlen(
                 q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), torch.tensor([0, 5]))),

@@ -1,14 +1,14 @@
 """The operators on CUDA tensors: libtauserve_training.so beside this file, called as kernels/cuda/training_api.h says.
 
-The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries (4 bytes
-each, -1: not kept) and the entries; these take at most as much memory as q, k, v and the output. Other rows are made
-again.
+The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries (-1: not
+kept) and the entries, 4 bytes each; these take at most as much memory as q, k, v and the output. Other rows are made again.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -75,18 +75,40 @@ class _Table:
         self.device = self.host.to(device)
 
 
-@functools.lru_cache(maxsize=256)
-def _equal_sequences(batch: int, tokens: int, keys: int, device: torch.device) -> _Table:
-    return _Table([(i * tokens, tokens, i * keys, keys) for i in range(batch)], torch.int32, device)
+class _Sequences(_Table):
+    """First token, tokens, first key and keys of every sequence."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], device: torch.device) -> None:
+        super().__init__(rows, torch.int32, device)
+        self.short_of_keys = any(keys < tokens for _, tokens, _, keys in rows)
 
 
 @functools.lru_cache(maxsize=256)
-def _heads(alpha: tuple[float, ...], slopes: tuple[float, ...], device: torch.device) -> _Table:
-    return _Table(list(zip(alpha, slopes)), torch.float32, device)
+def _equal_sequences(batch: int, tokens: int, keys: int, device: torch.device) -> _Sequences:
+    return _Sequences([(i * tokens, tokens, i * keys, keys) for i in range(batch)], device)
+
+
+class _Heads(_Table):
+    """alpha and ALiBi slope of every head; `scales`: from a row's threshold in units of q . k to tau."""
+
+    def __init__(self, alpha: tuple[float, ...], slopes: tuple[float, ...], scale: float, device: torch.device) -> None:
+        super().__init__(list(zip(alpha, slopes)), torch.float32, device)
+        self.scales = ((self.host[:, 0] - 1) * scale).to(device)
+
+
+_heads = functools.lru_cache(maxsize=256)(_Heads)
+
+
+@functools.lru_cache(maxsize=256)
+def _refusal(device: torch.device, head_dim: int, num_keys: int) -> str | None:
+    batch = _Batch(head_dim=head_dim, num_keys=num_keys)
+    with torch.cuda.device(device):
+        reason = _library().tauserve_refusal(batch)
+    return reason.decode() if reason else None
 
 
 def _packed_sequences(cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, num_tokens: int, num_keys: int,
-                      device: torch.device) -> _Table:
+                      device: torch.device) -> _Sequences:
     """Waits for the device where the offsets lie there: work is planned on the host."""
     begins, key_begins = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     if len(begins) != len(key_begins) or len(begins) < 2:
@@ -96,13 +118,13 @@ def _packed_sequences(cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, nu
         if offsets[0] != 0 or offsets[-1] != end or any(a > b for a, b in zip(offsets, offsets[1:])):
             raise ValueError(f"{name} does not rise from 0 to {end}")
     rows = [(a, b - a, c, d - c) for a, b, c, d in zip(begins, begins[1:], key_begins, key_begins[1:]) if b > a]
-    return _Table(rows, torch.int32, device)
+    return _Sequences(rows, device)
 
 
 class _Call:
     """One batch: q [tokens, heads, head_dim], k and v [keys, kv_heads, head_dim], contiguous."""
 
-    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: _Table, alpha: Sequence[float],
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: _Sequences, alpha: Sequence[float],
                  alibi_slopes: Sequence[float], scale: float, window: int, causal: bool) -> None:
         if q.dtype != torch.bfloat16 or k.dtype != torch.bfloat16:
             raise ValueError(f"q is {q.dtype} and k {k.dtype}; on CUDA both must be bfloat16")
@@ -111,23 +133,28 @@ class _Call:
                              "softmax")
         if scale <= 0:
             raise ValueError(f"scale is {scale}; on CUDA it must be positive")
-        if any(keys < tokens for _, tokens, _, keys in sequences.host.tolist()):
+        heads, kv_heads = q.shape[1], k.shape[1]
+        if kv_heads == 0 or heads % kv_heads:
+            raise ValueError(f"q has {heads} heads, no multiple of k's {kv_heads}")
+        for name, values in (("alpha", alpha), ("alibi_slopes", alibi_slopes)):
+            if len(values) != heads:
+                raise ValueError(f"{name} has {len(values)} numbers for {heads} heads")
+        if any(not 0 <= x < math.inf for x in alibi_slopes):
+            raise ValueError(f"alibi_slopes is {list(alibi_slopes)}; slopes are not negative")
+        if not causal and (window or any(alibi_slopes)):
+            raise ValueError("window and alibi_slopes are for causal attention")
+        if sequences.short_of_keys:
             raise ValueError("a sequence has more queries than keys; on CUDA its queries must be the last of its keys")
         self.q, self.k, self.v = (x.detach().contiguous() for x in (q, k, v))
-        self.sequences, self.alpha, self.scale = sequences, alpha, scale
-        self.heads = _heads(tuple(alpha), tuple(alibi_slopes), q.device)
+        self.sequences = sequences
+        self.heads = _heads(tuple(alpha), tuple(alibi_slopes), scale, q.device)
         self.batch = _Batch(
             sequences.device.data_ptr(), sequences.host.data_ptr(), self.heads.device.data_ptr(),
             self.heads.host.data_ptr(), len(sequences.host), q.shape[0], k.shape[0], q.shape[1], k.shape[1], q.shape[2],
             scale, window, int(causal))
-        with torch.cuda.device(q.device):
-            refusal = _library().tauserve_refusal(self.batch)
+        refusal = _refusal(q.device, q.shape[2], k.shape[0])
         if refusal:
-            raise ValueError(refusal.decode())
-
-    def threshold_scales(self) -> torch.Tensor:
-        """From a row's threshold in units of q . k to tau."""
-        return (self.heads.device[:, 0] - 1) * self.scale
+            raise ValueError(refusal)
 
     def workspace(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.q.device)
@@ -160,13 +187,13 @@ def _forward(call: _Call, keep: bool) -> tuple[torch.Tensor, ...]:
     workspace = call.workspace(size)
     call.run("forward", q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), out.data_ptr(), kept, workspace.data_ptr(),
              size)
-    return out, threshold * call.threshold_scales(), count, first, entries
+    return out, threshold * call.heads.scales, count, first, entries
 
 
 def _backward(call: _Call, dout: torch.Tensor, tau: torch.Tensor, count: torch.Tensor, first: torch.Tensor,
               entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dout and tau as _forward's out and tau."""
-    dout, threshold = dout.detach().contiguous(), (tau.detach() / call.threshold_scales()).contiguous()
+    dout, threshold = dout.detach().contiguous(), (tau.detach() / call.heads.scales).contiguous()
     dq, dk, dv = torch.empty_like(call.q), torch.empty_like(call.k), torch.empty_like(call.v)
     if dq.numel() == 0:
         return dq, dk.zero_(), dv.zero_()
