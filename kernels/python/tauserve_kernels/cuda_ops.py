@@ -1,7 +1,8 @@
 """The operators on CUDA tensors: libtauserve_training.so beside this file, called as kernels/cuda/training_api.h says.
 
-The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries (-1: not
-kept) and the entries, 4 bytes each; these take at most as much memory as q, k, v and the output. Other rows are made again.
+The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries
+(-1: not kept) and the entries, 4 bytes each; these take at most as much memory as q, k, v and the output. Other rows
+are made again.
 """
 
 from __future__ import annotations
