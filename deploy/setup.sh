@@ -15,7 +15,7 @@ esac
 packages=(
   g++ cmake ninja-build ccache pkg-config ca-certificates python3 python3-venv
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
-  libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcurl4-openssl-dev libcpp-httplib-dev libssl-dev zlib1g-dev
+  libabsl-dev nlohmann-json3-dev libspdlog-dev prometheus-cpp-dev libcpp-httplib-dev libssl-dev
   libdnnl-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
 )
 # For tests/container, which says so and is left out where they can't be had.

@@ -16,7 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "clients/cpp/commands.h"
-#include "clients/cpp/top/metrics_endpoint.h"
+#include "clients/cpp/metrics/metrics_endpoint.h"
 #include "clients/cpp/top/monitor.h"
 #include "clients/cpp/top/scraper.h"
 #include "clients/cpp/top/terminal.h"
@@ -136,14 +136,13 @@ int Follow(top::Monitor& monitor, top::Scraper& scraper, Signals& signals, bool 
 
 int RunTop(const TopOptions& options, const Console& console) {
   const absl::Duration patience = std::clamp(options.interval, absl::Seconds(2), absl::Seconds(10));
-  absl::StatusOr<top::MetricsEndpoint> endpoint =
-      top::MetricsEndpoint::Create(options.address, patience);
+  absl::StatusOr<MetricsEndpoint> endpoint = MetricsEndpoint::Create(options.address, patience);
   if (!endpoint.ok()) {
-    std::fprintf(console.err, "tauserve-cli: %s\n",
+    std::fprintf(console.err, "tauserve-cli: --metrics: %s\n",
                  std::string(endpoint.status().message()).c_str());
     return kUsage;
   }
-  absl::StatusOr<top::Samples> first = endpoint->Scrape();
+  absl::StatusOr<Samples> first = endpoint->Scrape();
   if (!first.ok()) return FailWith(first.status(), console);
   const bool screen = !options.once && !console.json && top::Terminal::IsScreen(STDOUT_FILENO);
   top::Monitor monitor(options.address, options.interval, screen ? kScreenIntervals : 1,

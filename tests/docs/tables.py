@@ -182,6 +182,7 @@ TABLES: dict[str, tuple[str, Callable[[Programs], str]]] = {
     "metrics": ("docs/metrics.md", lambda p: metric_table(p.scrape())),
     "commands of tauserve-cli": ("docs/command-line.md", lambda p: command_table(p, "tauserve-cli")),
     "flags of tauserve-cli": ("docs/command-line.md", lambda p: command_flag_table(p, "tauserve-cli")),
+    "flags of tauserve-bench": ("docs/command-line.md", lambda p: flag_table(p.help("tauserve-bench"))),
 }
 
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,12 +15,14 @@
 #include "clients/cpp/bench/bench_report.h"
 #include "clients/cpp/bench/workload.h"
 #include "clients/cpp/failure.h"
+#include "clients/cpp/metrics/metrics_endpoint.h"
 #include "clients/cpp/text_file.h"
 
 namespace tauserve::bench {
 namespace {
 
 constexpr std::chrono::seconds kConnectPatience(10);
+constexpr absl::Duration kMetricsPatience = absl::Seconds(10);
 constexpr int kColumnsOfAFile = 100;
 // Far from those that are measured, so that none of them finds its prompt in the prefix cache.
 constexpr uint64_t kFirstWarmup = uint64_t{1} << 40;
@@ -32,19 +35,23 @@ class Bench {
 
   int Run(Measured& m) {
     if (const int code = Prepare(m); code != client::kOk) return code;
-    Counters before;
-    if (const int code = Scrape(before); code != client::kOk) return code;
+    client::Samples before;
+    if (endpoint_) {
+      absl::StatusOr<client::Samples> now = endpoint_->Scrape();
+      if (!now.ok()) return FailOfMetrics(now.status());
+      before = *std::move(now);
+    }
     m.started_at = absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::UTCTimeZone());
     m.run = runner_.Run(MeasuredPacer(), *workload_, 0, Show());
     EndBar();
     m.interrupted = runner_.interrupted();
-    if (!settings_.metrics.empty()) {
-      // A server that is gone has no counters; the run's own numbers are still worth reporting.
-      const absl::StatusOr<Counters> after = ScrapeCounters(settings_.metrics);
+    if (endpoint_) {
+      const absl::StatusOr<client::Samples> after = endpoint_->Scrape();
       if (after.ok()) {
-        m.counters = Difference(before, *after);
+        m.counted = CountedBetween(before, *after);
       } else {
-        Complain(after.status());
+        // A server that is gone has no counters; the run's own numbers are still worth reporting.
+        FailOfMetrics(after.status());
       }
     }
     m.cores = UsableCores();
@@ -58,6 +65,13 @@ class Bench {
  private:
   // What requests are made of; connects, and warms up.
   int Prepare(Measured& m) {
+    if (!settings_.metrics.empty()) {
+      absl::StatusOr<client::MetricsEndpoint> endpoint =
+          client::MetricsEndpoint::Create(settings_.metrics, kMetricsPatience);
+      if (!endpoint.ok())
+        return console_.Usage(absl::StrCat("--metrics: ", endpoint.status().message()));
+      endpoint_.emplace(*std::move(endpoint));
+    }
     if (!settings_.json_file.empty()) {
       // Before the run, not after it. What an earlier run wrote stays until then.
       std::FILE* file = std::fopen(settings_.json_file.c_str(), "a");
@@ -117,15 +131,10 @@ class Bench {
                : client::kRefused;
   }
 
-  int Scrape(Counters& counters) {
-    if (settings_.metrics.empty()) return client::kOk;
-    absl::StatusOr<Counters> now = ScrapeCounters(settings_.metrics);
-    if (!now.ok()) {
-      Complain(now.status());
-      return client::kUnreachable;
-    }
-    counters = *std::move(now);
-    return client::kOk;
+  // Says why there are no metrics; the exit code if that ends the program.
+  int FailOfMetrics(const absl::Status& status) const {
+    return console_.Fail(grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                                      absl::StrCat("--metrics: ", status.message())));
   }
 
   Pacer MeasuredPacer() const {
@@ -185,15 +194,12 @@ class Bench {
     return code;
   }
 
-  void Complain(const absl::Status& status) const {
-    std::fprintf(console_.err, "%s: %s\n", console_.program, std::string(status.message()).c_str());
-  }
-
   const Settings& settings_;
   client::Client& client_;
   Runner& runner_;
   const client::Console& console_;
   std::unique_ptr<Workload> workload_;
+  std::optional<client::MetricsEndpoint> endpoint_;  // if the counters are asked for
 };
 
 }  // namespace

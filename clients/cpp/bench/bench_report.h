@@ -21,9 +21,9 @@ struct Measured {
   v1::GetModelResponse model;
   RunResult run;
   Summary summary;
-  std::vector<Window> windows;       // of a ramp
-  std::optional<Counters> counters;  // of the server, what they counted during the run
-  int cores = 1;                     // that this program may use
+  std::vector<Window> windows;             // of a ramp
+  std::optional<client::Samples> counted;  // by the server's counters, during the run
+  int cores = 1;                           // that this program may use
   bool interrupted = false;
 };
 

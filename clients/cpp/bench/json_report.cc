@@ -3,6 +3,7 @@
 
 #include "clients/cpp/attention_report.h"
 #include "clients/cpp/bench/bench_report.h"
+#include "clients/cpp/metrics/exposition.h"
 #include "clients/cpp/report.h"
 
 namespace tauserve::bench {
@@ -110,7 +111,12 @@ nlohmann::ordered_json JsonReport(const Settings& settings, const Measured& m) {
     window["summary"] = SummaryJson(w.summary, settings, /*quantiles=*/false);
     j["windows"].push_back(std::move(window));
   }
-  if (m.counters) j["server_counters"] = *m.counters;
+  if (m.counted) {
+    auto& counters = j["server_counters"] = nlohmann::ordered_json::object();
+    for (const auto& [series, value] : *m.counted) {
+      counters[client::WrittenSeries(series)] = value;
+    }
+  }
   j["client"] = {{"cpu_seconds", m.run.cpu.process},
                  {"cores", m.cores},
                  {"machine_busy_seconds", m.run.cpu.machine_busy},

@@ -130,7 +130,7 @@ void AppendWindows(const Settings& settings, const Measured& m, std::string& tex
   }
 }
 
-void AppendCounters(const Counters& c, double seconds, std::string& text) {
+void AppendCounters(const client::Samples& c, double seconds, std::string& text) {
   absl::StrAppendFormat(
       &text, "counted      %.0f requests, %.0f prompt and %.0f output tokens, %.0f refused\n",
       SumOf(c, "tauserve_requests_total"), SumOf(c, "tauserve_prompt_tokens_total"),
@@ -138,13 +138,13 @@ void AppendCounters(const Counters& c, double seconds, std::string& text) {
       SumOf(c, "tauserve_admission_rejections_total"));
   // Over the run's time, not over all phases: a wait is counted when it ends, with what came before
   // the run.
-  const auto engine = [&](absl::string_view phase) {
-    return SumOf(c, "tauserve_engine_seconds_total", phase);
+  const auto engine = [&](const client::Labels& labels) {
+    return SumOf(c, "tauserve_engine_seconds_total", labels);
   };
   absl::StrAppendFormat(&text, "engine       %.0f steps; busy %s of the time, in the model %s\n",
                         SumOf(c, "tauserve_engine_steps_total"),
-                        Share(engine("") - engine("phase=\"wait\""), seconds),
-                        Share(engine("phase=\"model\""), seconds));
+                        Share(engine({}) - engine({{"phase", "wait"}}), seconds),
+                        Share(engine({{"phase", "model"}}), seconds));
   if (const double cpu = SumOf(c, "process_cpu_seconds_total"); cpu > 0) {
     absl::StrAppendFormat(&text, "its process  %.2f s of CPU\n", cpu);
   }
@@ -165,7 +165,7 @@ std::string TextReport(const Settings& settings, const Measured& m) {
   if (s.ok > 0) AppendLatencies(settings, s, text);
   if (s.preemptions > 0) absl::StrAppendFormat(&text, "preempted    %d times\n", s.preemptions);
   if (s.attention.keys_considered() > 0) text += client::AttentionSummary(s.attention);
-  if (m.counters) AppendCounters(*m.counters, s.seconds, text);
+  if (m.counted) AppendCounters(*m.counted, s.seconds, text);
   absl::StrAppendFormat(&text, "this program %.2f s of CPU, %s of one core, %s of all %d",
                         m.run.cpu.process, Share(m.run.cpu.process, s.seconds),
                         Share(m.run.cpu.process, s.seconds * m.cores), m.cores);

@@ -200,9 +200,4 @@ ServerFacts FactsOf(const MetricsWindow& window) {
   return facts;
 }
 
-bool IsTauserve(const Samples& samples) {
-  const auto it = samples.lower_bound({"tauserve_build_info", {}});
-  return it != samples.end() && it->first.name == "tauserve_build_info";
-}
-
 }  // namespace tauserve::client::top

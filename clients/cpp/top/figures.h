@@ -39,8 +39,6 @@ struct ServerFacts {
 
 // From the newest scrape.
 ServerFacts FactsOf(const MetricsWindow& window);
-// Whether these are a Tauserve server's metrics.
-bool IsTauserve(const Samples& samples);
 
 }  // namespace tauserve::client::top
 

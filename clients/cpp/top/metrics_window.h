@@ -8,7 +8,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "clients/cpp/top/exposition.h"
+#include "clients/cpp/metrics/samples.h"
 
 namespace tauserve::client::top {
 
@@ -28,7 +28,7 @@ class MetricsWindow {
   Labels LabelsOf(absl::string_view name) const;
 
   double Value(absl::string_view name, const Labels& labels = {}) const;
-  // A counter that falls, or whose process is another, began anew at 0; so did one that was not there before.
+  // By IncreaseBetween from scrape to scrape.
   double Increase(absl::string_view name, const Labels& labels = {}) const;
   double Rate(absl::string_view name, const Labels& labels = {}) const;
   // Increase of `name` for each increase of `of`.

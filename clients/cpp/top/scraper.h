@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "clients/cpp/top/metrics_endpoint.h"
+#include "clients/cpp/metrics/metrics_endpoint.h"
 #include "clients/cpp/top/monitor.h"
 
 namespace tauserve::client::top {

@@ -238,7 +238,11 @@ TEST_F(RunTest, NoServer) {
 TEST_F(RunTest, NoMetrics) {
   settings_.metrics = "127.0.0.1:1";
   EXPECT_EQ(Run(), client::kUnreachable);
-  EXPECT_THAT(err_.text(), HasSubstr("metrics: http://127.0.0.1:1/metrics: "));
+  EXPECT_EQ(err_.text(),
+            "tauserve-bench: UNAVAILABLE: --metrics: http://127.0.0.1:1/metrics: no connection\n");
+  settings_.metrics = "http://127.0.0.1:1/metrics";
+  EXPECT_EQ(Run(), client::kUsage);
+  EXPECT_THAT(err_.text(), HasSubstr("--metrics: 'http://127.0.0.1:1/metrics' is not HOST:PORT"));
   EXPECT_EQ(server_.generate_count(), 0);
 }
 

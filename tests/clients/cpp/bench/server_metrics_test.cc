@@ -1,4 +1,4 @@
-// Reading Prometheus' text format.
+// What a server's counters say of a run.
 #include "clients/cpp/bench/server_metrics.h"
 
 #include <gmock/gmock.h>
@@ -7,47 +7,49 @@
 namespace tauserve::bench {
 namespace {
 
-using testing::HasSubstr;
+using client::Samples;
+using client::Series;
 using testing::Pair;
 using testing::UnorderedElementsAre;
 
+const Series kOk = {"a_total", {{"code", "OK"}, {"model", "m"}}};
+const Series kRefused = {"a_total", {{"code", "UNAVAILABLE"}, {"model", "m"}}};
+const Series kStart = {"process_start_time_seconds", {}};
+
 TEST(ServerMetricsTest, KeepsWhatCountsUp) {
-  const auto counters = ParseCounters(
-      "# HELP a_total What a } is.\n"
-      "# TYPE a_total counter\n"
-      "a_total{code=\"OK\",model=\"a b } c\"} 3\n"
-      "a_total{code=\"UNAVAILABLE\",model=\"a b } c\"} 4 1700000000000\n"
-      "plain_total 1.5e3\n"
-      "h_bucket{le=\"+Inf\"} 7\nh_sum 0.25\nh_count 7\n"
-      "gauge 5\n");
-  ASSERT_TRUE(counters.ok()) << counters.status();
-  EXPECT_THAT(*counters, UnorderedElementsAre(
-                             Pair("a_total{code=\"OK\",model=\"a b } c\"}", 3),
-                             Pair("a_total{code=\"UNAVAILABLE\",model=\"a b } c\"}", 4),
-                             Pair("plain_total", 1500), Pair("h_sum", 0.25), Pair("h_count", 7)));
-  EXPECT_EQ(SumOf(*counters, "a_total"), 7);
-  EXPECT_EQ(SumOf(*counters, "a_total", "code=\"OK\""), 3);
-  EXPECT_EQ(SumOf(*counters, "a"), 0);
+  const Samples before = {{kStart, 7},
+                          {kOk, 2},
+                          {kRefused, 4},
+                          {{"gauge", {}}, 1},
+                          {{"h_sum", {}}, 1},
+                          {{"h_count", {}}, 3},
+                          {{"gone_total", {}}, 1}};
+  const Samples after = {{kStart, 7},
+                         {kOk, 5},
+                         {kRefused, 4},
+                         {{"gauge", {}}, 5},
+                         {{"h_sum", {}}, 1.25},
+                         {{"h_count", {}}, 10},
+                         {{"h_bucket", {{"le", "+Inf"}}}, 10},
+                         {{"new_total", {}}, 3}};
+  EXPECT_THAT(
+      CountedBetween(before, after),
+      UnorderedElementsAre(Pair(kOk, 3), Pair(kRefused, 0), Pair(Series{"h_sum", {}}, 0.25),
+                           Pair(Series{"h_count", {}}, 7), Pair(Series{"new_total", {}}, 3)));
 }
 
-TEST(ServerMetricsTest, DifferenceCountsNewOnesFromZero) {
-  EXPECT_THAT(Difference({{"a_total", 2}, {"gone_total", 1}}, {{"a_total", 5}, {"b_total", 3}}),
-              UnorderedElementsAre(Pair("a_total", 3), Pair("b_total", 3)));
+TEST(ServerMetricsTest, AServerThatWasStartedAgainCountsFromZero) {
+  EXPECT_THAT(CountedBetween({{kStart, 7}, {kOk, 2}}, {{kStart, 9}, {kOk, 5}}),
+              UnorderedElementsAre(Pair(kOk, 5)));
+  EXPECT_THAT(CountedBetween({{kOk, 5}}, {{kOk, 2}}), UnorderedElementsAre(Pair(kOk, 2)));
 }
 
-TEST(ServerMetricsTest, RefusesWhatIsNoMetrics) {
-  const auto counters = ParseCounters("<html>\n");
-  ASSERT_FALSE(counters.ok());
-  EXPECT_THAT(std::string(counters.status().message()), HasSubstr("<html>"));
-  EXPECT_FALSE(ParseCounters("a_total x\n").ok());
-  EXPECT_FALSE(ParseCounters("a_total{b=\"c\"}\n").ok());
-}
-
-TEST(ServerMetricsTest, SaysWhoDoesNotAnswer) {
-  const auto counters = ScrapeCounters("127.0.0.1:1");
-  ASSERT_FALSE(counters.ok());
-  EXPECT_THAT(std::string(counters.status().message()),
-              HasSubstr("metrics: http://127.0.0.1:1/metrics: "));
+TEST(ServerMetricsTest, SumsByNameAndLabels) {
+  const Samples counted = {{kOk, 3}, {kRefused, 4}, {{"a_total_of_others", {}}, 100}};
+  EXPECT_EQ(SumOf(counted, "a_total"), 7);
+  EXPECT_EQ(SumOf(counted, "a_total", {{"code", "OK"}}), 3);
+  EXPECT_EQ(SumOf(counted, "a_total", {{"code", "O"}}), 0);
+  EXPECT_EQ(SumOf(counted, "a"), 0);
 }
 
 }  // namespace

@@ -130,8 +130,6 @@ TEST(FiguresTest, Facts) {
       {Tauserve("engine_stuck"), 1},
       {Tauserve("draining"), 0},
   };
-  EXPECT_TRUE(IsTauserve(samples));
-  EXPECT_FALSE(IsTauserve({{{"tauserve_build_infos", {}}, 1}}));
   window.Add(absl::UnixEpoch(), samples);
   const ServerFacts facts = FactsOf(window);
   EXPECT_EQ(facts.model, "m");

@@ -1,6 +1,6 @@
 // Reads a server's /metrics over HTTP.
-#ifndef TAUSERVE_CLIENTS_CPP_TOP_METRICS_ENDPOINT_H_
-#define TAUSERVE_CLIENTS_CPP_TOP_METRICS_ENDPOINT_H_
+#ifndef TAUSERVE_CLIENTS_CPP_METRICS_METRICS_ENDPOINT_H_
+#define TAUSERVE_CLIENTS_CPP_METRICS_METRICS_ENDPOINT_H_
 
 #include <memory>
 #include <string>
@@ -8,13 +8,13 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "clients/cpp/top/exposition.h"
+#include "clients/cpp/metrics/exposition.h"
 
 namespace httplib {
 class Client;
 }
 
-namespace tauserve::client::top {
+namespace tauserve::client {
 
 // Used by one thread at a time.
 class MetricsEndpoint {
@@ -34,6 +34,6 @@ class MetricsEndpoint {
   std::unique_ptr<httplib::Client> client_;
 };
 
-}  // namespace tauserve::client::top
+}  // namespace tauserve::client
 
-#endif  // TAUSERVE_CLIENTS_CPP_TOP_METRICS_ENDPOINT_H_
+#endif  // TAUSERVE_CLIENTS_CPP_METRICS_METRICS_ENDPOINT_H_

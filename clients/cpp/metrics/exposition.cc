@@ -1,4 +1,4 @@
-#include "clients/cpp/top/exposition.h"
+#include "clients/cpp/metrics/exposition.h"
 
 #include <algorithm>
 #include <limits>
@@ -11,10 +11,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 
-namespace tauserve::client::top {
+namespace tauserve::client {
 namespace {
 
 constexpr absl::string_view kBlanks = " \t";
@@ -171,4 +173,15 @@ absl::StatusOr<Samples> ParseExposition(absl::string_view text) {
   return samples;
 }
 
-}  // namespace tauserve::client::top
+std::string WrittenSeries(const Series& series) {
+  if (series.labels.empty()) return series.name;
+  const std::string labels =
+      absl::StrJoin(series.labels, ",", [](std::string* text, const auto& label) {
+        const std::string value =
+            absl::StrReplaceAll(label.second, {{"\\", "\\\\"}, {"\n", "\\n"}, {"\"", "\\\""}});
+        absl::StrAppend(text, label.first, "=\"", value, "\"");
+      });
+  return absl::StrCat(series.name, "{", labels, "}");
+}
+
+}  // namespace tauserve::client

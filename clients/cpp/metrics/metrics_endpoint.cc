@@ -1,4 +1,4 @@
-#include "clients/cpp/top/metrics_endpoint.h"
+#include "clients/cpp/metrics/metrics_endpoint.h"
 
 #include <httplib.h>
 
@@ -8,9 +8,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "clients/cpp/top/figures.h"
 
-namespace tauserve::client::top {
+namespace tauserve::client {
 namespace {
 
 constexpr char kPath[] = "/metrics";
@@ -32,6 +31,11 @@ const char* Name(httplib::Error error) {
   }
 }
 
+bool IsTauserve(const Samples& samples) {
+  const auto it = samples.lower_bound({"tauserve_build_info", {}});
+  return it != samples.end() && it->first.name == "tauserve_build_info";
+}
+
 }  // namespace
 
 absl::StatusOr<MetricsEndpoint> MetricsEndpoint::Create(absl::string_view address,
@@ -46,7 +50,7 @@ absl::StatusOr<MetricsEndpoint> MetricsEndpoint::Create(absl::string_view addres
   if (!numbered || host.empty() || host.find('/') != absl::string_view::npos ||
       (!bracketed && host.find(':') != absl::string_view::npos)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--metrics is '", address, "', not HOST:PORT, such as 127.0.0.1:9464"));
+        absl::StrCat("'", address, "' is not HOST:PORT, such as 127.0.0.1:9464"));
   }
   auto client = std::make_unique<httplib::Client>(std::string(host), port);
   const auto time = absl::ToChronoMicroseconds(timeout);
@@ -82,4 +86,4 @@ absl::StatusOr<Samples> MetricsEndpoint::Scrape() {
   return samples;
 }
 
-}  // namespace tauserve::client::top
+}  // namespace tauserve::client

@@ -1,4 +1,4 @@
-#include "clients/cpp/top/exposition.h"
+#include "clients/cpp/metrics/exposition.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace tauserve::client::top {
+namespace tauserve::client {
 namespace {
 
 using testing::HasSubstr;
@@ -19,6 +19,18 @@ Samples Parse(absl::string_view text) {
   const absl::StatusOr<Samples> samples = ParseExposition(text);
   EXPECT_TRUE(samples.ok()) << samples.status() << "\n" << text;
   return samples.value_or(Samples());
+}
+
+TEST(ExpositionTest, WritesSeriesAsItReadsThem) {
+  for (const Series& series : {
+           Series{"plain_total", {}},
+           Series{"a:b", {{"code", "OK"}, {"model", "a b } c"}}},
+           Series{"a", {{"x", "\\n\n\"\\"}, {"y", ""}, {"z", "\\\"\n"}}},
+       }) {
+    EXPECT_EQ(Parse(WrittenSeries(series) + " 1\n"), (Samples{{series, 1}}));
+  }
+  EXPECT_EQ(WrittenSeries({"a_total", {{"model", "m"}, {"code", "OK"}}}),
+            "a_total{code=\"OK\",model=\"m\"}");
 }
 
 TEST(ExpositionTest, LinesOfEveryForm) {
@@ -121,4 +133,4 @@ TEST(ExpositionTest, ALongLineIsNotShownWhole) {
 }
 
 }  // namespace
-}  // namespace tauserve::client::top
+}  // namespace tauserve::client

@@ -1,4 +1,4 @@
-#include "clients/cpp/top/metrics_endpoint.h"
+#include "clients/cpp/metrics/metrics_endpoint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
-namespace tauserve::client::top {
+namespace tauserve::client {
 namespace {
 
 using testing::HasSubstr;
@@ -51,7 +51,7 @@ TEST_F(MetricsEndpointTest, ReadsTheSamples) {
 
 TEST_F(MetricsEndpointTest, SaysWhatIsWrongWithTheAnswer) {
   const std::string url = absl::StrCat("http://", address(), "/metrics");
-  body_ = "node_load1 5\n";
+  body_ = "node_load1 5\ntauserve_build_infos 1\n";
   EXPECT_EQ(Failure(), url + ": no tauserve_build_info: not a Tauserve server");
   body_ = "<!doctype html>\n";
   EXPECT_EQ(Failure(), url + ": line 1 is no sample: <!doctype html>");
@@ -102,4 +102,4 @@ TEST(MetricsEndpointAddressTest, OnlyHostAndPort) {
 }
 
 }  // namespace
-}  // namespace tauserve::client::top
+}  // namespace tauserve::client
