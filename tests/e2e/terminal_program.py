@@ -31,9 +31,9 @@ class TerminalProgram:
         self.attributes = termios.tcgetattr(self.slave)
         environment = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment}
         environment.pop("NO_COLOR", None)
-        self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave, stderr=subprocess.PIPE,
-                                        start_new_session=True, env=environment,
-                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        # setsid, not preexec_fn: Python code of a forked child can wait for ever for a lock of another thread, gRPC's say.
+        self.process = subprocess.Popen(["setsid", "--ctty", *command], stdin=self.slave, stdout=self.slave,
+                                        stderr=subprocess.PIPE, env=environment)
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
 

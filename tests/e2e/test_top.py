@@ -265,6 +265,7 @@ def test_where_there_is_no_terminal_text_follows_text(busy):
     blocks = [[], [], []]
     for block in blocks:
         while (line := process.stdout.readline()) != "\n":
+            assert line, "it ended"
             block.append(line)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=PATIENCE) == 143
