@@ -22,9 +22,11 @@ double Gap(const std::vector<double>& a, double alpha) {
   }
 }
 
-std::vector<double> Weights(const std::vector<double>& a, double alpha) {
+namespace {
+
+// `gap`: Gap(a, alpha), for softmax anything.
+std::vector<double> WeightsOfGap(const std::vector<double>& a, double alpha, double gap) {
   const double max = *std::max_element(a.begin(), a.end());
-  const double gap = alpha == 1 ? 0 : Gap(a, alpha);
   std::vector<double> p(a.size());
   double sum = 0;
   for (size_t j = 0; j < a.size(); j++) {
@@ -36,6 +38,12 @@ std::vector<double> Weights(const std::vector<double>& a, double alpha) {
   return p;
 }
 
+}  // namespace
+
+std::vector<double> Weights(const std::vector<double>& a, double alpha) {
+  return WeightsOfGap(a, alpha, alpha == 1 ? 0 : Gap(a, alpha));
+}
+
 RowResult Attend(const Row& row) {
   std::vector<double> a(row.last - row.first);
   for (int j = row.first; j < row.last; j++) {
@@ -44,9 +52,13 @@ RowResult Attend(const Row& row) {
     a[j - row.first] = row.score_scale * dot + row.alibi_slope * (j - (row.last - 1));
   }
   RowResult result;
-  result.weights = Weights(a, row.alpha);
-  if (row.alpha > 1) {
-    const double max = *std::max_element(a.begin(), a.end()), gap = Gap(a, row.alpha);
+  const double gap = row.alpha == 1 ? 0 : Gap(a, row.alpha);
+  result.weights = WeightsOfGap(a, row.alpha, gap);
+  const double max = *std::max_element(a.begin(), a.end());
+  if (row.alpha == 1) {
+    result.tau = max - std::log(*std::max_element(result.weights.begin(), result.weights.end()));
+  } else {
+    result.tau = (row.alpha - 1) * max - gap;
     for (double x : a) result.margins.push_back(gap + (row.alpha - 1) * (x - max));
   }
   result.out.assign(row.head_dim, 0.0);

@@ -32,7 +32,8 @@ struct RowResult {
   std::vector<double> out;      // [head_dim]
   std::vector<double> weights;  // of keys [first, last)
   std::vector<double>
-      margins;  // alpha > 1: (alpha - 1) a_j - tau of these keys; weight where positive
+      margins;     // alpha > 1: (alpha - 1) a_j - tau of these keys; weight where positive
+  double tau = 0;  // the threshold of (alpha - 1) a_j; for softmax the log-sum-exp of a_j
 };
 
 RowResult Attend(const Row& row);

@@ -4,8 +4,8 @@
 
 namespace tauserve::reference {
 
-std::vector<double> Backward(const Row& row, const double* dout, double* dk, double* dv) {
-  const RowResult forward = Attend(row);
+std::vector<double> Backward(const Row& row, const RowResult& forward, const double* dout,
+                             double* dk, double* dv) {
   const int n = row.last - row.first, dim = row.head_dim;
   // g_j = dp_j / da_j but for what the threshold takes back: p^(2 - alpha) on the support.
   std::vector<double> g(n, 0.0), dp(n, 0.0);

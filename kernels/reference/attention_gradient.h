@@ -8,9 +8,10 @@
 
 namespace tauserve::reference {
 
-// Gradients of sum_d dout[d] * Attend(row).out[d]: returns the one by q, and adds those by the keys and values to `dk`
-// and `dv`, both shaped as row.keys. Where a score lies on the threshold, its weight's one-sided derivative from below.
-std::vector<double> Backward(const Row& row, const double* dout, double* dk, double* dv);
+// Gradients of sum_d dout[d] * forward.out[d], where forward is Attend(row): returns the one by q, and adds those by the
+// keys and values to `dk` and `dv`, both shaped as row.keys. Where a score lies on the threshold, its weight's one-sided derivative from below.
+std::vector<double> Backward(const Row& row, const RowResult& forward, const double* dout,
+                             double* dk, double* dv);
 
 }  // namespace tauserve::reference
 

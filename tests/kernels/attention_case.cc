@@ -8,8 +8,8 @@
 #include <numeric>
 
 #include "kernels/cpu/attention_task.h"
-#include "kernels/half.h"
 #include "kernels/reference/attention.h"
+#include "tests/kernels/case_inputs.h"
 #include "tests/kernels/expected_stats.h"
 #include "tests/kernels/test_device.h"
 
@@ -21,10 +21,6 @@ struct Sequence {
   std::vector<float> q, k, v, scale;  // [token][heads * head_dim], scale [token][heads]
   std::vector<PageId> pages;
 };
-
-void RoundAll(std::vector<float>& x) {
-  for (float& f : x) f = BFloat16ToFloat(FloatToBFloat16(f));
-}
 
 Sequence MakeSequence(const AttentionCase& c, int index, bool round, std::mt19937& random) {
   Sequence s;
@@ -49,35 +45,11 @@ Sequence MakeSequence(const AttentionCase& c, int index, bool round, std::mt1993
     for (size_t i = 0; i < s.scale.size(); i += 13) s.scale[i] = 0;
   }
   if (round) {
-    RoundAll(s.q);
-    RoundAll(s.k);
-    RoundAll(s.v);
+    Round(s.q);
+    Round(s.k);
+    Round(s.v);
   }
   return s;
-}
-
-AttentionSpec MakeSpec(const AttentionCase& c) {
-  AttentionSpec spec;
-  spec.num_heads = c.num_heads;
-  spec.num_kv_heads = c.num_kv_heads;
-  spec.head_dim = c.head_dim;
-  spec.scale = c.scale != 0 ? c.scale : 1 / std::sqrt(static_cast<float>(c.head_dim));
-  spec.sliding_window = c.sliding_window;
-  spec.causal = c.causal;
-  for (int h = 0; h < c.num_heads; h++) {
-    spec.alpha.push_back(c.alpha[h % c.alpha.size()]);
-    spec.alibi_slope.push_back(c.slope[h % c.slope.size()]);
-  }
-  return spec;
-}
-
-std::vector<double> HeadRows(const std::vector<float>& x, int tokens, int heads, int head,
-                             int dim) {
-  std::vector<double> rows(size_t(tokens) * dim);
-  for (int t = 0; t < tokens; t++) {
-    for (int d = 0; d < dim; d++) rows[t * dim + d] = x[(size_t(t) * heads + head) * dim + d];
-  }
-  return rows;
 }
 
 // Fills every slot of the cache with NaN by appending one sequence that owns all pages.
@@ -186,9 +158,9 @@ CaseResult RunCase(Backend& backend, const AttentionCase& c, DataType kv_type, u
     }
     for (int h = 0; h < c.num_heads; h++) {
       const int group = c.num_heads / c.num_kv_heads;
-      const auto q = HeadRows(seq.q, seq.tokens, c.num_heads, h, c.head_dim);
-      const auto k = HeadRows(seq.k, seq.tokens, c.num_kv_heads, h / group, c.head_dim);
-      const auto v = HeadRows(seq.v, seq.tokens, c.num_kv_heads, h / group, c.head_dim);
+      const auto q = HeadRows(seq.q, 0, seq.tokens, c.num_heads, h, c.head_dim);
+      const auto k = HeadRows(seq.k, 0, seq.tokens, c.num_kv_heads, h / group, c.head_dim);
+      const auto v = HeadRows(seq.v, 0, seq.tokens, c.num_kv_heads, h / group, c.head_dim);
       for (int t = 0; t < seq.tokens; t++) {
         reference::Row row;
         row.q = &q[t * c.head_dim];

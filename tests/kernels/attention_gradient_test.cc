@@ -204,7 +204,8 @@ TEST(ReferenceGradientTest, AgreesWithFiniteDifferences) {
     };
     std::vector<double> expected(x.size());
     double* dk = expected.data() + kDim;
-    const auto dq = reference::Backward(row, dout.data(), dk, dk + kKeys * kDim);
+    const auto dq =
+        reference::Backward(row, reference::Attend(row), dout.data(), dk, dk + kKeys * kDim);
     std::copy(dq.begin(), dq.end(), expected.begin());
     for (size_t i = 0; i < x.size(); i++) {
       constexpr double kStep = 1e-6;

@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/cpu/attention_function.h"
-#include "kernels/half.h"
 #include "kernels/reference/attention_gradient.h"
+#include "tests/kernels/case_inputs.h"
 #include "tests/kernels/test_device.h"
 
 namespace tauserve {
@@ -20,10 +20,6 @@ namespace {
 struct Tensors {
   std::vector<float> q, dout, k, v;  // [tokens][heads][head_dim], sequences one behind the other
 };
-
-void Round(std::vector<float>& x) {
-  for (float& f : x) f = BFloat16ToFloat(FloatToBFloat16(f));
-}
 
 Tensors MakeTensors(const GradientCase& c, DataType kv_type, uint32_t seed) {
   std::mt19937 random(seed);
@@ -58,31 +54,6 @@ Tensors MakeTensors(const GradientCase& c, DataType kv_type, uint32_t seed) {
   return t;
 }
 
-AttentionSpec MakeSpec(const GradientCase& c) {
-  AttentionSpec spec;
-  spec.num_heads = c.num_heads;
-  spec.num_kv_heads = c.num_kv_heads;
-  spec.head_dim = c.head_dim;
-  spec.scale = c.scale != 0 ? c.scale : 1 / std::sqrt(static_cast<float>(c.head_dim));
-  spec.sliding_window = c.sliding_window;
-  spec.causal = c.causal;
-  for (int h = 0; h < c.num_heads; h++) {
-    spec.alpha.push_back(c.alpha[h % c.alpha.size()]);
-    spec.alibi_slope.push_back(c.slope[h % c.slope.size()]);
-  }
-  return spec;
-}
-
-std::vector<double> Head(const std::vector<float>& x, int from, int tokens, int heads, int head,
-                         int dim) {
-  std::vector<double> rows;
-  for (int t = from; t < from + tokens; t++) {
-    const float* row = &x[(size_t(t) * heads + head) * dim];
-    rows.insert(rows.end(), row, row + dim);
-  }
-  return rows;
-}
-
 void AddHead(const std::vector<double>& rows, int from, int heads, int head, int dim,
              std::vector<double>& to) {
   for (size_t i = 0; i < rows.size(); i++) {
@@ -96,26 +67,11 @@ struct Expected {
 
 // For alpha > 1.5 a weight's slope rises infinitely fast from zero above the threshold (at 2 it jumps): what rounding makes
 // of a score there decides. Rows with such a key get no gradient of their output, so that they tell nothing.
-void SilenceRow(const reference::Row& row, double* dout) {
+void SilenceRow(const reference::Row& row, const reference::RowResult& forward, double* dout) {
   if (row.alpha <= 1.5) return;
-  for (double margin : reference::Attend(row).margins) {
+  for (double margin : forward.margins) {
     if (std::abs(margin) < 1e-2) std::fill_n(dout, row.head_dim, 0.0);
   }
-}
-
-// The threshold, or for softmax the log-sum-exp, of a row.
-double Threshold(const reference::Row& row) {
-  std::vector<double> a;
-  for (int j = row.first; j < row.last; j++) {
-    double dot = 0;
-    for (int d = 0; d < row.head_dim; d++) dot += row.q[d] * row.keys[j * row.head_dim + d];
-    a.push_back(row.score_scale * dot + row.alibi_slope * (j - (row.last - 1)));
-  }
-  const double max = *std::max_element(a.begin(), a.end());
-  if (row.alpha > 1) return (row.alpha - 1) * max - reference::Gap(a, row.alpha);
-  double sum = 0;
-  for (double x : a) sum += std::exp(x - max);
-  return max + std::log(sum);
 }
 
 // Silences rows of `t` where it must.
@@ -130,10 +86,10 @@ Expected Oracle(const GradientCase& c, Tensors& t) {
   int query = 0, key = 0;
   for (const auto& [n, m] : c.lengths) {
     for (int h = 0; h < c.num_heads; h++) {
-      const auto q = Head(t.q, query, n, c.num_heads, h, dim);
-      auto dout = Head(t.dout, query, n, c.num_heads, h, dim);
-      const auto k = Head(t.k, key, m, c.num_kv_heads, h / group, dim);
-      const auto v = Head(t.v, key, m, c.num_kv_heads, h / group, dim);
+      const auto q = HeadRows(t.q, query, n, c.num_heads, h, dim);
+      auto dout = HeadRows(t.dout, query, n, c.num_heads, h, dim);
+      const auto k = HeadRows(t.k, key, m, c.num_kv_heads, h / group, dim);
+      const auto v = HeadRows(t.v, key, m, c.num_kv_heads, h / group, dim);
       std::vector<double> dq, dk(k.size()), dv(v.size());
       for (int i = 0; i < n; i++) {
         const int position = m - n + i;
@@ -147,11 +103,13 @@ Expected Oracle(const GradientCase& c, Tensors& t) {
         row.score_scale = spec.scale;
         row.alibi_slope = spec.alibi_slope[h];
         row.alpha = spec.alpha[h];
-        SilenceRow(row, &dout[i * dim]);
+        const reference::RowResult forward = reference::Attend(row);
+        SilenceRow(row, forward, &dout[i * dim]);
         std::copy_n(&dout[i * dim], dim, &t.dout[(size_t(query + i) * c.num_heads + h) * dim]);
-        const auto gradient = reference::Backward(row, &dout[i * dim], dk.data(), dv.data());
+        const auto gradient =
+            reference::Backward(row, forward, &dout[i * dim], dk.data(), dv.data());
         dq.insert(dq.end(), gradient.begin(), gradient.end());
-        e.tau[(query + i) * c.num_heads + h] = Threshold(row);
+        e.tau[(query + i) * c.num_heads + h] = forward.tau;
       }
       AddHead(dq, query, c.num_heads, h, dim, e.dq);
       AddHead(dk, key, c.num_kv_heads, h / group, dim, e.dk);
