@@ -173,17 +173,22 @@ def capacity(q: torch.Tensor, k: torch.Tensor) -> int:
     return (2 * q.numel() + 2 * k.numel()) * 2 // 4
 
 
+def _new_kept(q: torch.Tensor, k: torch.Tensor, keep: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = q.numel() // q.shape[-1]
+    return (q.new_empty(rows, dtype=torch.int32), q.new_empty(rows, dtype=torch.int64),
+            q.new_empty(capacity(q, k) if keep else 0, dtype=torch.int32))
+
+
 def _forward(call: _Call, keep: bool) -> tuple[torch.Tensor, ...]:
     """out and tau [tokens, heads(, head_dim)], then count, first and entries."""
-    q, rows = call.q, call.q.shape[0] * call.q.shape[1]
-    new = functools.partial(torch.empty, device=q.device)
-    out, threshold = torch.empty_like(q), new((q.shape[0], q.shape[1]), dtype=torch.float32)
-    room = capacity(q, call.k) if keep else 0
-    count, first = new(rows, dtype=torch.int32), new(rows, dtype=torch.int64)
-    entries, used = new(room, dtype=torch.int32), new(1, dtype=torch.int64)
-    kept = _Kept(threshold.data_ptr(), count.data_ptr(), first.data_ptr(), entries.data_ptr(), room, used.data_ptr())
-    if rows == 0:
+    q = call.q
+    out, threshold = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+    count, first, entries = _new_kept(q, call.k, keep)
+    if out.numel() == 0:
         return out, threshold, count, first, entries
+    used = q.new_empty(1, dtype=torch.int64)
+    kept = _Kept(threshold.data_ptr(), count.data_ptr(), first.data_ptr(), entries.data_ptr(), entries.numel(),
+                 used.data_ptr())
     size = _library().tauserve_forward_workspace_bytes(call.batch)
     workspace = call.workspace(size)
     call.run("forward", q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), out.data_ptr(), kept, workspace.data_ptr(),
@@ -205,12 +210,6 @@ def _backward(call: _Call, dout: torch.Tensor, tau: torch.Tensor, count: torch.T
     call.run("backward", call.q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), dout.data_ptr(), dq.data_ptr(),
              dk.data_ptr(), dv.data_ptr(), kept, deterministic, workspace.data_ptr(), size)
     return dq, dk, dv
-
-
-def _new_kept(q: torch.Tensor, k: torch.Tensor, keep: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    rows = q.numel() // q.shape[-1]
-    return (q.new_empty(rows, dtype=torch.int32), q.new_empty(rows, dtype=torch.int64),
-            q.new_empty(capacity(q, k) if keep else 0, dtype=torch.int32))
 
 
 def new_outputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *options: Any) -> tuple[torch.Tensor, ...]:
