@@ -1,34 +1,21 @@
 #include <algorithm>
 #include <cmath>
-#include <mutex>
+#include <numeric>
 #include <thread>
 
 #include "kernels/cuda/prefill_plan.h"
+#include "kernels/reference/attention_gradient.h"
 #include "tests/gpu/backward_case.h"
+#include "tests/gpu/normal.h"
 
 namespace tauserve::cuda {
 namespace {
-
-// The same normal number for the same place and seed.
-__device__ float NormalAt(uint64_t place, uint64_t seed) {
-  uint64_t x = place * 0x9e3779b97f4a7c15ull + seed * 0xbf58476d1ce4e5b9ull + 0x94d049bb133111ebull;
-  auto mix = [&] {
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9ull;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebull;
-    x ^= x >> 31;
-    return static_cast<float>((x >> 40) + 1) * (1.0f / 16777217.0f);
-  };
-  const float radius = sqrtf(-2 * logf(mix()));
-  return radius * cosf(6.2831853f * mix());
-}
 
 __global__ void FillNormal(__nv_bfloat16* to, int64_t n, int dim, float scale, uint64_t seed,
                            TrainedKeys keys, bool queries) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    float x = NormalAt(keys == TrainedKeys::kEqual && !queries ? i % dim : i, seed) * scale;
+    float x = Normal(keys == TrainedKeys::kEqual && !queries ? i % dim : i, seed) * scale;
     const int64_t row = i / dim;
     if (keys == TrainedKeys::kFewLarge && !queries && row % 100 == 7) x *= 6;
     // Every query has much of the first element, and few keys do.
@@ -49,23 +36,20 @@ std::vector<double> Doubles(const std::vector<__nv_bfloat16>& x) {
   return y;
 }
 
-double Dot(const double* a, const double* b, int n) {
-  double sum = 0;
-  for (int i = 0; i < n; i++) sum += a[i] * b[i];
-  return sum;
-}
-
-// Of scaled scores.
-double ThresholdOf(const std::vector<double>& s, double alpha) {
-  const double most = *std::max_element(s.begin(), s.end());
-  double low = most - 1, high = most;
-  for (int step = 0; step < 100; step++) {
-    const double t = (low + high) / 2;
-    double sum = 0;
-    for (double x : s) sum += x > t ? std::pow(x - t, 1 / (alpha - 1)) : 0;
-    (sum > 1 ? low : high) = t;
+// Of the sum of |terms| of a row's dQ, before what the threshold takes back.
+double NormOfTerms(const reference::Row& row, const reference::RowResult& forward,
+                   const double* d_out) {
+  std::vector<double> terms(row.head_dim);
+  for (int j = row.first; j < row.last; j++) {
+    const double p = forward.weights[j - row.first];
+    if (p == 0) continue;
+    const double* const key = &row.keys[int64_t{j} * row.head_dim];
+    const double* const value = &row.values[int64_t{j} * row.head_dim];
+    const double d_weight = std::inner_product(d_out, d_out + row.head_dim, value, 0.0);
+    const double factor = row.score_scale * std::pow(p, 2 - row.alpha) * d_weight;
+    for (int d = 0; d < row.head_dim; d++) terms[d] += std::abs(factor * key[d]);
   }
-  return low;
+  return std::sqrt(std::inner_product(terms.begin(), terms.end(), terms.begin(), 0.0));
 }
 
 }  // namespace
@@ -180,63 +164,55 @@ Gradients BackwardProblem::Reference() const {
   const std::vector<double> q = Doubles(q_.Get()), k = Doubles(k_.Get()), v = Doubles(v_.Get()),
                             d_out = Doubles(d_out_.Get());
   const int dim = case_.dim, group = case_.heads / case_.kv_heads;
-  const double scale = forward_.scale;
   Gradients g;
   g.out.assign(q.size(), 0);
   g.dq.assign(q.size(), 0);
   g.dq_terms.assign(q.size() / dim, 0);
   g.dk.assign(k.size(), 0);
   g.dv.assign(k.size(), 0);
-  auto head_of = [&](int kv_head) {  // all rows of a KV head: no other writes its gradients
+  auto add_head = [&](int kv_head) {  // all rows of a KV head: no other writes its gradients
     for (const TrainedSequence& s : host_sequences_) {
+      // Rows of the head alone, as the oracle takes them.
+      std::vector<double> keys, values;
+      auto key_row = [&](int j) {
+        return (static_cast<int64_t>(s.first_key + j) * case_.kv_heads + kv_head) * dim;
+      };
+      for (int j = 0; j < s.num_keys; j++) {
+        keys.insert(keys.end(), &k[key_row(j)], &k[key_row(j)] + dim);
+        values.insert(values.end(), &v[key_row(j)], &v[key_row(j)] + dim);
+      }
+      std::vector<double> dk(keys.size()), dv(keys.size());
       for (int i = 0; i < s.num_tokens * group; i++) {
         const int token = i / group, head = kv_head * group + i % group;
-        const int position = s.num_keys - s.num_tokens + token;
-        const double alpha = host_heads_[head].alpha;
-        const double slope = case_.causal ? host_heads_[head].alibi_slope : 0;
-        const KeyRange range = VisibleKeys(position, s.num_keys, case_.causal, case_.window);
-        const int64_t row =
-            (static_cast<int64_t>(s.first_token + token) * case_.heads + head) * dim;
-        auto key_row = [&](int j) {
-          return (static_cast<int64_t>(s.first_key + j) * case_.kv_heads + kv_head) * dim;
-        };
-        std::vector<double> score;
-        for (int j = range.begin; j < range.end; j++) {
-          score.push_back((alpha - 1) *
-                          (scale * Dot(&q[row], &k[key_row(j)], dim) + slope * (j - position)));
-        }
-        const double tau = ThresholdOf(score, alpha);
-        double weighted = 0, plain = 0, sum = 0;
-        std::vector<double> p(score.size()), gradient(score.size()), d_weight(score.size());
-        for (size_t j = 0; j < score.size(); j++) {
-          const double z = score[j] - tau;
-          if (z <= 0) continue;
-          p[j] = std::pow(z, 1 / (alpha - 1));
-          gradient[j] = std::pow(z, (2 - alpha) / (alpha - 1));
-          d_weight[j] = Dot(&d_out[row], &v[key_row(range.begin + static_cast<int>(j))], dim);
-          weighted += gradient[j] * d_weight[j];
-          plain += gradient[j];
-          sum += p[j];
-        }
-        std::vector<double> terms(dim);
-        for (size_t j = 0; j < score.size(); j++) {
-          if (p[j] == 0) continue;
-          const int64_t at = key_row(range.begin + static_cast<int>(j));
-          const double d_score = scale * gradient[j] * (d_weight[j] - weighted / plain);
-          for (int d = 0; d < dim; d++) {
-            g.out[row + d] += p[j] / sum * v[at + d];
-            g.dq[row + d] += d_score * k[at + d];
-            terms[d] += std::abs(scale * gradient[j] * d_weight[j] * k[at + d]);
-            g.dk[at + d] += d_score * q[row + d];
-            g.dv[at + d] += p[j] * d_out[row + d];
-          }
-        }
-        g.dq_terms[row / dim] = std::sqrt(Dot(terms.data(), terms.data(), dim));
+        const int64_t at = static_cast<int64_t>(s.first_token + token) * case_.heads + head;
+        const KeyRange range =
+            VisibleKeys(s.num_keys - s.num_tokens + token, s.num_keys, case_.causal, case_.window);
+        reference::Row row;
+        row.q = &q[at * dim];
+        row.keys = keys.data();
+        row.values = values.data();
+        row.head_dim = dim;
+        row.first = range.begin;
+        row.last = range.end;
+        row.score_scale = forward_.scale;
+        row.alibi_slope = case_.causal ? host_heads_[head].alibi_slope : 0;
+        row.alpha = host_heads_[head].alpha;
+        const double* const row_d_out = &d_out[at * dim];
+        const reference::RowResult forward = reference::Attend(row);
+        const std::vector<double> dq =
+            reference::Backward(row, forward, row_d_out, dk.data(), dv.data());
+        std::copy(forward.out.begin(), forward.out.end(), &g.out[at * dim]);
+        std::copy(dq.begin(), dq.end(), &g.dq[at * dim]);
+        g.dq_terms[at] = NormOfTerms(row, forward, row_d_out);
+      }
+      for (int j = 0; j < s.num_keys; j++) {
+        std::copy_n(&dk[int64_t{j} * dim], dim, &g.dk[key_row(j)]);
+        std::copy_n(&dv[int64_t{j} * dim], dim, &g.dv[key_row(j)]);
       }
     }
   };
   std::vector<std::thread> threads;
-  for (int h = 0; h < case_.kv_heads; h++) threads.emplace_back(head_of, h);
+  for (int h = 0; h < case_.kv_heads; h++) threads.emplace_back(add_head, h);
   for (std::thread& t : threads) t.join();
   return g;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/gpu/backward_case.h"
+#include "tests/gpu/event_timer.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -86,34 +87,12 @@ int Check(const std::string& filter) {
   return failed > 0 || run == 0;
 }
 
-template <typename Run>
-float Median(int runs, const Run& run) {
-  cudaEvent_t begin, end;
-  REQUIRE_CUDA(cudaEventCreate(&begin));
-  REQUIRE_CUDA(cudaEventCreate(&end));
-  std::vector<float> times;
-  run();
-  for (int i = 0; i < runs; i++) {
-    REQUIRE_CUDA(cudaEventRecord(begin));
-    run();
-    REQUIRE_CUDA(cudaEventRecord(end));
-    REQUIRE_CUDA(cudaEventSynchronize(end));
-    float ms;
-    REQUIRE_CUDA(cudaEventElapsedTime(&ms, begin, end));
-    times.push_back(ms);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
 void Time(const BackwardCase& c) {
   BackwardProblem problem(c);
   const int tokens = c.sequences[0].first;
   const int runs = tokens > 50000 ? 3 : 7;
-  const float forward = Median(runs, [&] { problem.Forward(); });
-  const float backward = Median(runs, [&] { problem.Backward(); });
+  const float forward = MedianMilliseconds(runs, [&] { problem.Forward(); });
+  const float backward = MedianMilliseconds(runs, [&] { problem.Backward(); });
   std::printf(
       "{\"name\": \"%s\", \"dim\": %d, \"tokens\": %d, \"heads\": %d, \"kv_heads\": %d, \"alpha\": "
       "%.2f, \"sigma\": %.2f, \"deterministic\": %s, \"forward_ms\": %.4f, \"backward_ms\": %.4f, "

@@ -5,21 +5,12 @@
 #include <random>
 
 #include "tests/gpu/decode_case.h"
+#include "tests/gpu/normal.h"
 
 namespace tauserve::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-__device__ float Normal(uint64_t index, uint64_t seed) {
-  uint64_t z = (index + 1) * 0x9E3779B97F4A7C15ull + seed * 0xD1B54A32D192ED03ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  z ^= z >> 31;
-  const float u = (static_cast<uint32_t>(z >> 40) + 0.5f) * (1.0f / 16777216);
-  const float w = (static_cast<uint32_t>(z & 0xffffff) + 0.5f) * (1.0f / 16777216);
-  return sqrtf(-2 * logf(u)) * cospif(2 * w);
-}
 
 __global__ void FillNormal(__nv_bfloat16* x, size_t n, float scale, uint64_t seed) {
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < n;

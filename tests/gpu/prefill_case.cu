@@ -8,20 +8,11 @@
 #include "kernels/cuda/flash_sm90.h"
 #include "kernels/cuda/prefill_plan.h"
 #include "kernels/cuda/prefill_sm90.h"
+#include "tests/gpu/normal.h"
 #include "tests/gpu/prefill_case.h"
 
 namespace tauserve::cuda {
 namespace {
-
-__device__ float Normal(uint64_t i, uint64_t seed) {
-  uint64_t z = (i + 1) * 0x9E3779B97F4A7C15ull + seed * 0xD1B54A32D192ED03ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  z ^= z >> 31;
-  const float u = (static_cast<uint32_t>(z >> 40) + 0.5f) / 16777216;
-  const float w = (static_cast<uint32_t>(z & 0xffffff) + 0.5f) / 16777216;
-  return sqrtf(-2 * logf(u)) * cospif(2 * w);
-}
 
 __global__ void FillRows(__nv_bfloat16* to, int64_t n, float scale, uint64_t seed) {
   for (int64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {

@@ -21,6 +21,7 @@
 
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/prefill_plan.h"
+#include "tests/gpu/event_timer.h"
 #include "tests/gpu/prefill_case.h"
 
 namespace tauserve::cuda {
@@ -112,25 +113,8 @@ void Time(const Case& c, bool check) {
   float medians[2];
   for (int with_stats = 0; with_stats < 2; with_stats++) {
     problem.args().stats = with_stats || c.generic ? stats : nullptr;  // generic always counts
-    std::vector<float> times;
-    cudaEvent_t begin, end;
-    CUDA_CHECK(cudaEventCreate(&begin));
-    CUDA_CHECK(cudaEventCreate(&end));
-    problem.Run();
     const int runs = c.slices[0].first + c.slices[0].second > 50000 ? 3 : 9;
-    for (int i = 0; i < runs; i++) {
-      CUDA_CHECK(cudaEventRecord(begin));
-      problem.Run();
-      CUDA_CHECK(cudaEventRecord(end));
-      CUDA_CHECK(cudaEventSynchronize(end));
-      float ms;
-      CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-      times.push_back(ms);
-    }
-    std::sort(times.begin(), times.end());
-    medians[with_stats] = times[times.size() / 2];
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
+    medians[with_stats] = MedianMilliseconds(runs, [&] { problem.Run(); });
   }
   problem.args().stats = stats;
   const double products = 2.0 * s.keys_considered * c.dim;
