@@ -246,9 +246,8 @@ __global__ void __launch_bounds__(kDenseThreads)
   using Shape = DenseColumnsShape<kDim>;
   if (*p.any_dense == 0) return;
   extern __shared__ __align__(128) char shared[];
-  const uint32_t start = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  const uint32_t base = (start + 127) & ~127u;
-  char* const rest = shared + (base - start) + (2 + 2 * Shape::kStages) * DenseTile<kDim>::kBytes;
+  const AlignedShared aligned = AlignShared(shared);
+  char* const rest = aligned.begin + (2 + 2 * Shape::kStages) * DenseTile<kDim>::kBytes;
   // Tiles of one KV head are neighbours; the first keys are seen by most rows.
   const int kv_head = blockIdx.x / p.tiles.num_key_tiles;
   const int2 at = p.tiles.key_tiles[blockIdx.x % p.tiles.num_key_tiles];
@@ -258,7 +257,7 @@ __global__ void __launch_bounds__(kDenseThreads)
                                     kv_head,
                                     at.y,
                                     static_cast<int>(blockIdx.y) * Shape::kOutputs,
-                                    base,
+                                    aligned.address,
                                     reinterpret_cast<float2*>(rest),
                                     listed,
                                     listed + Shape::kListed,

@@ -131,13 +131,13 @@ __global__ void __launch_bounds__(kDenseThreads)
   const int tile = p.tiles.num_row_tiles * p.args.num_heads - 1 - blockIdx.x;
   if (p.dense_row_tiles[tile] == 0) return;
   const int2 at = p.tiles.row_tiles[tile / p.args.num_heads];
-  const uint32_t start = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  const uint32_t base = (start + 127) & ~127u;
-  uint32_t* const live = reinterpret_cast<uint32_t*>(shared + (base - start) + Shape::kTileBytes);
-  DenseRows<kDim, kForm> rows{{p.args, p.args.kept, p.args.q, p.args.k, p.args.v, p.args.d_out,
-                               p.args.sequences[at.x], tile % p.args.num_heads, at.y, base, live},
-                              p,
-                              tile};
+  const AlignedShared aligned = AlignShared(shared);
+  uint32_t* const live = reinterpret_cast<uint32_t*>(aligned.begin + Shape::kTileBytes);
+  DenseRows<kDim, kForm> rows{
+      {p.args, p.args.kept, p.args.q, p.args.k, p.args.v, p.args.d_out, p.args.sequences[at.x],
+       tile % p.args.num_heads, at.y, aligned.address, live},
+      p,
+      tile};
   rows.Run();
 }
 

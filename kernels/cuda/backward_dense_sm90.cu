@@ -1,4 +1,5 @@
 #include "kernels/check.h"
+#include "kernels/cuda/allow_shared_bytes.h"
 #include "kernels/cuda/backward_dense.h"
 #include "kernels/cuda/backward_dense_columns.cuh"
 #include "kernels/cuda/backward_dense_rows.cuh"

@@ -12,15 +12,19 @@ inline constexpr int kLongRowThreads = 256;
 inline constexpr int kListBlocks =
     8;  // a multiprocessor: 64 registers; more rows at once hide more than longer loads
 
-// Rows head by head, so that what neighbours in time gather is in the L2.
-struct RowAt {
-  int head, kv_head, row;
+// A row and its entries; none where they are not kept.
+struct KeptRow {
+  int head, kv_head, row, count;
+  int64_t first;
 };
-__device__ __forceinline__ RowAt ListRow(const BackwardParams& p, int index) {
-  RowAt at;
+// Rows head by head, so that what neighbours in time gather is in the L2.
+__device__ __forceinline__ KeptRow KeptRowAt(const BackwardParams& p, int index) {
+  KeptRow at;
   at.head = index / p.args.num_tokens;
   at.kv_head = at.head / p.group;
   at.row = (index - at.head * p.args.num_tokens) * p.args.num_heads + at.head;
+  at.first = p.args.kept.first[at.row];
+  at.count = at.first < 0 ? 0 : p.args.kept.count[at.row];
   return at;
 }
 
@@ -29,13 +33,10 @@ __global__ void __launch_bounds__(kListThreads)
     CountColumns(const __grid_constant__ BackwardParams p) {
   const int index = blockIdx.x * (kListThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (index >= p.num_rows) return;
-  const RowAt at = ListRow(p, index);
-  const int64_t first = p.args.kept.first[at.row];
-  if (first < 0) return;
-  const int count = p.args.kept.count[at.row];
+  const KeptRow at = KeptRowAt(p, index);
   int32_t* counts = p.column_count + static_cast<int64_t>(at.kv_head) * p.args.num_keys;
-  for (int e = lane; e < count; e += 32) {
-    p.place[first + e] = atomicAdd(&counts[p.args.kept.entries[first + e].Key()], 1);
+  for (int e = lane; e < at.count; e += 32) {
+    p.place[at.first + e] = atomicAdd(&counts[p.args.kept.entries[at.first + e].Key()], 1);
   }
 }
 
@@ -46,13 +47,13 @@ struct RowSums {
 
 // Entries begin, begin + step, ... of a row, kEntries at once; keeps their dP.
 template <int kDim, entmax::Form kForm>
-__device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const RowAt& at, int64_t first,
-                                          int count, int begin, int step) {
+__device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const KeptRow& at, int begin,
+                                          int step) {
   using Lanes = GatherLanes<kDim>;
   constexpr int kUnroll = 2;
   const int lane = threadIdx.x % 32, part = lane % Lanes::kLanes, offset = part * 8;
   const bool used = part < Lanes::kUsed;
-  const KeptEntry* entries = p.args.kept.entries + first;
+  const KeptEntry* entries = p.args.kept.entries + at.first;
   const float exponent = 1 / (p.args.heads[at.head].alpha - 1);
   const uint4 zero = make_uint4(0, 0, 0, 0);
   float d_out[8];
@@ -64,7 +65,7 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const RowAt& 
   const __nv_bfloat16* k = p.args.k + at.kv_head * kDim + offset;
   const __nv_bfloat16* v = p.args.v + at.kv_head * kDim + offset;
   RowSums sum;
-  for (int e0 = begin; e0 < count; e0 += step * kUnroll) {
+  for (int e0 = begin; e0 < at.count; e0 += step * kUnroll) {
     float z[kUnroll];
     uint4 key[kUnroll], value[kUnroll];
 #pragma unroll
@@ -72,7 +73,7 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const RowAt& 
       const int e = e0 + u * step + lane / Lanes::kLanes;
       z[u] = 0;
       key[u] = value[u] = zero;
-      if (e >= count) continue;
+      if (e >= at.count) continue;
       const KeptEntry entry = entries[e];
       z[u] = entry.Z();
       if (!used) continue;
@@ -89,7 +90,7 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const RowAt& 
       for (int i = 0; i < 8; i++) d_weight = fmaf(d_out[i], x[i], d_weight);
 #pragma unroll
       for (int o = 1; o < Lanes::kLanes; o *= 2) d_weight += __shfl_xor_sync(~0u, d_weight, o);
-      if (part == 0 && e < count) p.d_weight[first + e] = d_weight;
+      if (part == 0 && e < at.count) p.d_weight[at.first + e] = d_weight;
       const float g = WeightGradient<kForm>(z[u], exponent), gw = g * d_weight;
       sum.sums[0] += gw;
       sum.sums[1] += g;
@@ -122,16 +123,16 @@ __device__ __forceinline__ void WriteRow(const BackwardParams& p, int row, float
 
 // Entries begin, begin + step, ... into their columns.
 template <entmax::Form kForm>
-__device__ __forceinline__ void FillColumns(const BackwardParams& p, const RowAt& at, int64_t first,
-                                            int count, int begin, int step, float mean) {
+__device__ __forceinline__ void FillColumns(const BackwardParams& p, const KeptRow& at, int begin,
+                                            int step, float mean) {
   const float exponent = 1 / (p.args.heads[at.head].alpha - 1);
   const int64_t* columns = p.column_first + static_cast<int64_t>(at.kv_head) * p.args.num_keys;
-  for (int e = begin; e < count; e += step) {
-    const KeptEntry entry = p.args.kept.entries[first + e];
+  for (int e = begin; e < at.count; e += step) {
+    const KeptEntry entry = p.args.kept.entries[at.first + e];
     const float z = entry.Z(), g = WeightGradient<kForm>(z, exponent);
-    const float gradient = g * (p.d_weight[first + e] - mean);
-    p.unsorted_columns[columns[entry.Key()] + p.place[first + e]] =
-        ColumnEntry::Pack(at.row, WeightOf<kForm>(z, g), gradient);
+    const float gradient = g * (p.d_weight[at.first + e] - mean);
+    p.unsorted_columns[columns[entry.Key()] + p.place[at.first + e]] =
+        ColumnEntry(at.row, WeightOf<kForm>(z, g), gradient);
   }
 }
 
@@ -141,19 +142,17 @@ __global__ void __launch_bounds__(kListThreads, kListBlocks)
     BackwardRows(const __grid_constant__ BackwardParams p) {
   const int index = blockIdx.x * (kListThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (index >= p.num_rows) return;
-  const RowAt at = ListRow(p, index);
-  const int64_t first = p.args.kept.first[at.row];
-  if (first < 0) return;
-  const int count = p.args.kept.count[at.row];
-  if (count > kLongRow) {
+  const KeptRow at = KeptRowAt(p, index);
+  if (at.first < 0) return;
+  if (at.count > kLongRow) {
     if (lane == 0) p.long_rows[atomicAdd(p.num_long_rows, 1)] = index;
     return;
   }
-  const RowSums sum = AddRow<kDim, kForm>(p, at, first, count, 0, GatherLanes<kDim>::kEntries);
+  const RowSums sum = AddRow<kDim, kForm>(p, at, 0, GatherLanes<kDim>::kEntries);
   const float mean = sum.sums[0] / sum.sums[1];
   WriteRow<kDim>(p, at.row, mean, sum);
   __syncwarp();
-  FillColumns<kForm>(p, at, first, count, lane, 32, mean);
+  FillColumns<kForm>(p, at, lane, 32, mean);
 }
 
 // A thread block a row.
@@ -166,11 +165,9 @@ __global__ void __launch_bounds__(kLongRowThreads)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int rows = *p.num_long_rows;
   for (int i = blockIdx.x; i < rows; i += gridDim.x) {
-    const RowAt at = ListRow(p, p.long_rows[i]);
-    const int64_t first = p.args.kept.first[at.row];
-    const int count = p.args.kept.count[at.row];
+    const KeptRow at = KeptRowAt(p, p.long_rows[i]);
     const RowSums mine =
-        AddRow<kDim, kForm>(p, at, first, count, warp * Lanes::kEntries, kWarps * Lanes::kEntries);
+        AddRow<kDim, kForm>(p, at, warp * Lanes::kEntries, kWarps * Lanes::kEntries);
     if (lane < Lanes::kLanes) partial[warp][lane] = mine;
     __syncthreads();
     RowSums sum;
@@ -186,7 +183,7 @@ __global__ void __launch_bounds__(kLongRowThreads)
     }
     const float mean = sum.sums[0] / sum.sums[1];
     if (warp == 0) WriteRow<kDim>(p, at.row, mean, sum);
-    FillColumns<kForm>(p, at, first, count, threadIdx.x, kLongRowThreads, mean);
+    FillColumns<kForm>(p, at, threadIdx.x, kLongRowThreads, mean);
     __syncthreads();
   }
 }

@@ -4,6 +4,8 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/backward.h"
+#include "kernels/cuda/flash_mma.cuh"
+#include "kernels/cuda/kernel_variant.h"
 #include "kernels/cuda/training_tiles.cuh"
 #include "kernels/entmax/weight.h"
 
@@ -11,13 +13,9 @@ namespace tauserve::cuda {
 
 // A row with weight on a key, in that key's list (a column): the row above, its weight and its dS as bf16 below, so that
 // sorting a column's entries as integers sorts them by row.
-struct ColumnEntry {
-  static __device__ __forceinline__ uint64_t Pack(int row, float weight, float gradient) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(weight, gradient);
-    return static_cast<uint64_t>(static_cast<uint32_t>(row)) << 32 |
-           *reinterpret_cast<const uint32_t*>(&pair);
-  }
-};
+__device__ __forceinline__ uint64_t ColumnEntry(int row, float weight, float gradient) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(row)) << 32 | PackPair(weight, gradient);
+}
 
 // A warp's share of a column with many entries: piece i of all is i - first of the column's.
 struct ColumnPiece {
@@ -37,9 +35,9 @@ struct BackwardParams {
   int64_t* column_first;       // [num_columns + 1], places in `columns`
   int32_t* place;              // [capacity], a row's entry's in its column
   float* d_weight;             // [capacity], dP of an entry
-  uint64_t* unsorted_columns;  // [capacity] ColumnEntry, as rows write them
+  uint64_t* unsorted_columns;  // [capacity] ColumnEntry(), as rows write them
   uint64_t* columns;           // the same; where they are sorted, elsewhere
-  int32_t* long_rows;          // [num_rows], as ListRow takes them
+  int32_t* long_rows;          // [num_rows], as KeptRowAt takes them
   int32_t* num_long_rows;      // zeroed
   ColumnPiece* pieces;         // [capacity * 2 / kLongColumn]
   int32_t* num_pieces;         // zeroed
@@ -55,26 +53,16 @@ struct BackwardParams {
 };
 
 // Calls run.operator()<head_dim, form>() of args' head_dim and alphas.
-template <int kDim, typename Run>
-void WithBackwardFormOf(const BackwardArgs& args, const Run& run) {
-  bool square = true, linear = true;
+template <typename Run>
+void WithBackwardForm(const BackwardArgs& args, const Run& run) {
   for (int h = 0; h < args.num_heads; h++) {
     const float alpha = args.host_heads[h].alpha;
     TAUSERVE_CHECK(alpha > 1 && alpha <= 2, "alpha");
-    square &= alpha == 1.5f;
-    linear &= alpha == 2.0f;
   }
-  if (square) {
-    run.template operator()<kDim, entmax::Form::kSquare>();
-  } else if (linear) {
-    run.template operator()<kDim, entmax::Form::kLinear>();
-  } else {
-    run.template operator()<kDim, entmax::Form::kGeneral>();
-  }
-}
-template <typename Run>
-void WithBackwardForm(const BackwardArgs& args, const Run& run) {
-  WithHeadDim(args.head_dim, [&]<int kDim>() { WithBackwardFormOf<kDim>(args, run); });
+  WithHeadDim(args.head_dim, [&]<int kDim>() {
+    WithForm(args.host_heads, args.num_heads,
+             [&]<entmax::Form kForm>() { run.template operator()<kDim, kForm>(); });
+  });
 }
 
 // What the derivative of a weight is in proportion to: p^(2 - alpha) = z^((2 - alpha) / (alpha - 1)).
@@ -111,8 +99,7 @@ __device__ __forceinline__ uint4 Packed(const float (&x)[8], float scale) {
   uint32_t* pair = &y.x;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const __nv_bfloat162 two = __floats2bfloat162_rn(x[2 * i] * scale, x[2 * i + 1] * scale);
-    pair[i] = *reinterpret_cast<const uint32_t*>(&two);
+    pair[i] = PackPair(x[2 * i] * scale, x[2 * i + 1] * scale);
   }
   return y;
 }

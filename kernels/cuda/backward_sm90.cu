@@ -72,7 +72,6 @@ Plan MakePlan(const BackwardArgs& args) {
   p.tiles.row_tiles = workspace.Take<int2>(p.tiles.num_row_tiles);
   p.tiles.key_tiles = workspace.Take<int2>(p.tiles.num_key_tiles);
   p.tiles.first_row_tile = workspace.Take<int32_t>(args.num_sequences);
-  p.tiles.first_key_tile = workspace.Take<int32_t>(args.num_sequences);
   p.live = workspace.Take<uint32_t>(tiles * p.live_words);
   p.mean = workspace.Take<float>(p.num_rows);
   p.place = workspace.Take<int32_t>(capacity);

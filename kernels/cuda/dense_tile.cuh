@@ -2,7 +2,6 @@
 #ifndef TAUSERVE_KERNELS_CUDA_DENSE_TILE_CUH_
 #define TAUSERVE_KERNELS_CUDA_DENSE_TILE_CUH_
 
-#include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/flash_mma.cuh"
 #include "kernels/cuda/training_tiles.cuh"
 
@@ -31,10 +30,6 @@ struct DenseTile {
                   r < rows);
     }
   }
-  // From an address in columns 0 to 15 to the same in columns 16 k on.
-  static __device__ __forceinline__ uint32_t Along(uint32_t address, int k) {
-    return (address ^ (k % 4 * 32)) + k / 4 * 128;
-  }
   // c[m][n] += rows first_row + 16 m on of tile `a` times row 8n + i of tile `b`, over all columns.
   template <int kRowTiles>
   static __device__ __forceinline__ void MultiplyRows(uint32_t a, int first_row, uint32_t b,
@@ -47,12 +42,12 @@ struct DenseTile {
       uint32_t x[kRowTiles][4];
 #pragma unroll
       for (int m = 0; m < kRowTiles; m++) {
-        LoadMatrices(x[m], Along(a_at, k) + m * 16 * Swizzle::kBytes);
+        LoadMatrices(x[m], Swizzle::Along(a_at, k) + m * 16 * Swizzle::kBytes);
       }
 #pragma unroll
       for (int n = 0; n < kTrainingTile / 16; n++) {
         uint32_t y[4];
-        LoadMatrices(y, Along(b_at, k) + n * 16 * Swizzle::kBytes);
+        LoadMatrices(y, Swizzle::Along(b_at, k) + n * 16 * Swizzle::kBytes);
 #pragma unroll
         for (int m = 0; m < kRowTiles; m++) {
           MultiplyAdd(c[m][2 * n], x[m], y[0], y[1]);
@@ -78,7 +73,8 @@ struct DenseTile {
 #pragma unroll
       for (int n = 0; n < kColumns / 16; n++) {
         uint32_t y[4];
-        LoadTransposedMatrices(y, Along(b_at, n + first_column / 16) + k * 16 * Swizzle::kBytes);
+        LoadTransposedMatrices(
+            y, Swizzle::Along(b_at, n + first_column / 16) + k * 16 * Swizzle::kBytes);
         MultiplyAdd(c[2 * n], x, y[0], y[1]);
         MultiplyAdd(c[2 * n + 1], x, y[2], y[3]);
       }
@@ -86,12 +82,15 @@ struct DenseTile {
   }
 };
 
-// More dynamic shared memory than by default, once a kernel.
-template <auto kKernel>
-void AllowSharedBytes(int bytes) {
-  static const bool allowed =
-      CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  (void)allowed;
+// A block's dynamic shared memory from its first 128-byte boundary on.
+struct AlignedShared {
+  char* begin;
+  uint32_t address;
+};
+__device__ __forceinline__ AlignedShared AlignShared(char* shared) {
+  const uint32_t start = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const uint32_t address = (start + 127) & ~127u;
+  return {shared + (address - start), address};
 }
 
 // A query head's constants in units of raw scores, q.k + bias / scale.

@@ -1,4 +1,5 @@
 #include "kernels/check.h"
+#include "kernels/cuda/allow_shared_bytes.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/flash.h"
@@ -15,9 +16,7 @@ FlashShapeOf ShapeOf() {
 template <int kDim>
 void Launch(const FlashParams& p) {
   using Shape = FlashShape<kDim>;
-  static const bool configured = CUDA_CHECK(cudaFuncSetAttribute(
-      FlashKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
-  (void)configured;
+  AllowSharedBytes<FlashKernel<kDim>>(Shape::kSharedBytes);
   FlashKernel<kDim>
       <<<p.num_blocks * p.parts, Shape::kThreads, Shape::kSharedBytes, p.args.stream>>>(p);
   CUDA_CHECK(cudaGetLastError());

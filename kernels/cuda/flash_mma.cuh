@@ -67,6 +67,10 @@ struct SwizzledRows {
   static __device__ __forceinline__ uint32_t Offset(int row, int chunk) {
     return row * kBytes + (chunk & ~7) * 16 + ((chunk ^ row) & 7) * 16;
   }
+  // From an address in columns 0 to 15 to the same in columns 16 k on.
+  static __device__ __forceinline__ uint32_t Along(uint32_t address, int k) {
+    return (address ^ (k % 4 * 32)) + k / 4 * 128;
+  }
 };
 
 }  // namespace tauserve::cuda

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/allow_shared_bytes.h"
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/flash_sm90.h"
 #include "kernels/cuda/flash_sm90_tile.cuh"
@@ -71,9 +72,7 @@ FlashShapeOf ShapeOf() {
 template <int kDim>
 void Launch(const FlashSm90Params& p) {
   using Shape = FlashSm90Shape<kDim>;
-  static const bool configured = CUDA_CHECK(cudaFuncSetAttribute(
-      FlashSm90Kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
-  (void)configured;
+  AllowSharedBytes<FlashSm90Kernel<kDim>>(Shape::kSharedBytes);
   const CUtensorMap keys = PageMap(p.args.keys, p.args), values = PageMap(p.args.values, p.args);
   const int grid = std::min(p.num_blocks * p.parts, CurrentDevice().multiprocessors);
   FlashSm90Kernel<kDim>

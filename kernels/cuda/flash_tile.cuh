@@ -58,7 +58,7 @@ struct FlashTile {
   float sum[kRowTiles][4] = {};  // weights times a column of ones: as rounded for the product
   uint32_t ones;
   // Places of the lane's matrix rows in the first 16 columns of a tile of 16 rows. Places in the next columns differ in
-  // bits that every address has from here alone: see Along.
+  // bits that every address has from here alone: see SwizzledRows::Along.
   uint32_t key_place, value_place;
 
   __device__ __forceinline__ int RowOf(int m, int h) const {
@@ -71,10 +71,6 @@ struct FlashTile {
     return VisibleKeysOf(p.args, PositionOf(row), total);
   }
   __device__ __forceinline__ uint32_t Slots() const { return queries + Shape::kQueryBytes; }
-  // From an address in columns 0 to 15 to the same in columns 16 k on.
-  __device__ __forceinline__ static uint32_t Along(uint32_t address, int k) {
-    return (address ^ (k % 4 * 32)) + k / 4 * 128;
-  }
   __device__ __forceinline__ float* Slopes() const {
     extern __shared__ __align__(128) char shared[];
     return reinterpret_cast<float*>(shared + Shape::kQueryBytes +
@@ -211,7 +207,7 @@ struct FlashTile {
 #pragma unroll
     for (int m = 0; m < kRowTiles; m++) {
       const uint32_t tile = queries + (kRowTiles * warp + m) * 16 * Swizzle::kBytes;
-      LoadMatrices(a[m], Along(tile + value_place, k));
+      LoadMatrices(a[m], Swizzle::Along(tile + value_place, k));
     }
   }
 
@@ -233,7 +229,7 @@ struct FlashTile {
 #pragma unroll
       for (int n = 0; n < kPageTokens / 16; n++) {
         uint32_t b[4];
-        LoadMatrices(b, Along(keys, k) + n * 16 * Swizzle::kBytes);
+        LoadMatrices(b, Swizzle::Along(keys, k) + n * 16 * Swizzle::kBytes);
 #pragma unroll
         for (int m = 0; m < kRowTiles; m++) {
           MultiplyAdd(score[m][2 * n], a[m], b[0], b[1]);
@@ -352,7 +348,7 @@ struct FlashTile {
 #pragma unroll
       for (int n = 0; n < kDim / 16; n++) {
         uint32_t b[4];
-        LoadTransposedMatrices(b, Along(values, n) + k * 16 * Swizzle::kBytes);
+        LoadTransposedMatrices(b, Swizzle::Along(values, n) + k * 16 * Swizzle::kBytes);
 #pragma unroll
         for (int m = 0; m < kRowTiles; m++) {
           MultiplyAdd(out[m][2 * n], a[m], b[0], b[1]);

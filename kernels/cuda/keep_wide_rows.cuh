@@ -160,11 +160,10 @@ __global__ void __launch_bounds__(kDenseThreads)
     wide = kept.first[token * batch.num_heads + head] < 0;
   }
   if (!__syncthreads_or(wide)) return;
-  const uint32_t start = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  const uint32_t base = (start + 127) & ~127u;
-  char* const rest = shared + (base - start) + Keeper::Shape::kTileBytes;
+  const AlignedShared aligned = AlignShared(shared);
+  char* const rest = aligned.begin + Keeper::Shape::kTileBytes;
   uint32_t* const live = reinterpret_cast<uint32_t*>(rest + Keeper::kStagedBytes);
-  Keeper rows{{batch, kept, q, k, nullptr, nullptr, sequence, head, at.y, base, live},
+  Keeper rows{{batch, kept, q, k, nullptr, nullptr, sequence, head, at.y, aligned.address, live},
               reinterpret_cast<float4*>(rest)};
   rows.Run();
 }

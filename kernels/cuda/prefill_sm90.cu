@@ -5,6 +5,7 @@
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/prefill_launch.h"
 #include "kernels/cuda/prefill_sm90.h"
+#include "kernels/cuda/workspace.h"
 
 namespace tauserve::cuda {
 namespace {
@@ -49,7 +50,7 @@ size_t PrefillSm90WorkspaceBytes(int max_rows, int max_slices, int num_heads) {
   const int64_t rows = static_cast<int64_t>(max_rows) * num_heads +
                        static_cast<int64_t>(max_slices) * num_heads * kMostRowsPerBlock;
   const int64_t blocks = rows / kFewestRowsPerBlock + 1;
-  return sizeof(PrefillCounters) + 64 + (blocks + 4) * sizeof(int32_t) +
+  return 5 * Workspace::kAlignment + sizeof(PrefillCounters) + (blocks + 4) * sizeof(int32_t) +
          (rows + kMostRowsPerBlock) * sizeof(float) +
          kMaxParted * kMostTilesPerBlock * (sizeof(int32_t) + sizeof(ExchangeSlot));
 }
@@ -75,22 +76,15 @@ void PrefillSm90(const AttentionArgs& args) {
       std::clamp<int64_t>(kCacheShare / std::max<int64_t>(head_bytes, 1), 1, args.num_kv_heads));
   p.parts = ChooseParts(p.num_blocks, most_keys, CurrentDevice().multiprocessors);
   const int tiles = p.num_blocks * PrefillWarpgroups(args.head_dim);
-  // What must be zero comes first.
-  char* at = static_cast<char*>(args.workspace);
-  const auto take = [&](int64_t bytes) {
-    char* const begin = at;
-    at += (bytes + 15) / 16 * 16;
-    return begin;
-  };
-  p.counters = reinterpret_cast<PrefillCounters*>(take(sizeof(PrefillCounters)));
-  p.dense_mask = reinterpret_cast<int32_t*>(take(p.num_blocks * sizeof(int32_t)));
-  p.merged = reinterpret_cast<int32_t*>(take(p.parts > 1 ? tiles * sizeof(int32_t) : 0));
-  const size_t zeroed = at - static_cast<char*>(args.workspace);
-  p.floors =
-      reinterpret_cast<float*>(take(static_cast<int64_t>(p.num_blocks) * rows * sizeof(float)));
-  p.exchange = take(p.parts > 1 ? static_cast<int64_t>(tiles) * p.parts * sizeof(ExchangeSlot) : 0);
-  const size_t needed = at - static_cast<char*>(args.workspace);
-  TAUSERVE_CHECK(needed <= args.workspace_bytes, "workspace");
+  Workspace workspace(args.workspace);
+  p.counters = workspace.Take<PrefillCounters>(1);
+  p.dense_mask = workspace.Take<int32_t>(p.num_blocks);
+  p.merged = workspace.Take<int32_t>(p.parts > 1 ? tiles : 0);
+  const size_t zeroed = workspace.bytes();
+  p.floors = workspace.Take<float>(static_cast<int64_t>(p.num_blocks) * rows);
+  p.exchange = workspace.Take<char>(
+      p.parts > 1 ? static_cast<int64_t>(tiles) * p.parts * sizeof(ExchangeSlot) : 0);
+  TAUSERVE_CHECK(workspace.bytes() <= args.workspace_bytes, "workspace");
   CUDA_CHECK(cudaMemsetAsync(args.workspace, 0, zeroed, args.stream));
   LaunchPrefillSearch(p);
   LaunchPrefillDense(p);

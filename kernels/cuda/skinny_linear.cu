@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <array>
-#include <atomic>
 
 #include "kernels/check.h"
+#include "kernels/cuda/allow_shared_bytes.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/skinny_linear.h"
 #include "kernels/cuda/skinny_linear_kernel.cuh"
@@ -16,7 +16,6 @@ using skinny::kUnitInputs;
 using skinny::kWarps;
 using skinny::Params;
 
-constexpr int kMaxDevices = 64;
 // Sharing a tile costs about as long as a block takes for so many units that nothing else competes with.
 constexpr int kFewestUnits = 8;
 
@@ -49,15 +48,9 @@ constexpr int kFewStages = 4;   // for 163 KB
 template <int kTiles, int kStages>
 void Launch(const Params& p, int blocks, cudaStream_t stream) {
   constexpr int kShared = skinny::SharedBytes<kTiles, kStages>();
-  const auto kernel = skinny::SkinnyLinearKernel<kTiles, kStages>;
-  static std::array<std::atomic<bool>, kMaxDevices> is_set_up{};
-  int device = 0;
-  CUDA_CHECK(cudaGetDevice(&device));
-  if (!is_set_up[device]) {
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-    is_set_up[device] = true;
-  }
-  LaunchOverlapped(kernel, blocks, kThreads, kShared, stream, p);
+  AllowSharedBytes<skinny::SkinnyLinearKernel<kTiles, kStages>>(kShared);
+  LaunchOverlapped(skinny::SkinnyLinearKernel<kTiles, kStages>, blocks, kThreads, kShared, stream,
+                   p);
 }
 
 template <int kTiles>

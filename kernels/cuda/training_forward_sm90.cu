@@ -1,9 +1,11 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/allow_shared_bytes.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/keep_wide_rows.cuh"
+#include "kernels/cuda/kernel_variant.h"
 #include "kernels/cuda/prefill_sm90.h"
 #include "kernels/cuda/training_forward.h"
 #include "kernels/cuda/training_tiles.cuh"
@@ -33,7 +35,6 @@ Pages PlacePages(const TrainingForwardArgs& args) {
   pages.tiles.row_tiles = workspace.Take<int2>(pages.tiles.num_row_tiles);
   pages.tiles.key_tiles = workspace.Take<int2>(pages.tiles.num_key_tiles);
   pages.tiles.first_row_tile = workspace.Take<int32_t>(args.num_sequences);
-  pages.tiles.first_key_tile = workspace.Take<int32_t>(args.num_sequences);
   pages.keys = workspace.Take<__nv_bfloat16>(elements);
   pages.values = workspace.Take<__nv_bfloat16>(elements);
   pages.page_table = workspace.Take<int32_t>(pages.tiles.num_key_tiles);

@@ -2,7 +2,6 @@
 #ifndef TAUSERVE_KERNELS_CUDA_TRAINING_TILES_CUH_
 #define TAUSERVE_KERNELS_CUDA_TRAINING_TILES_CUH_
 
-#include "kernels/check.h"
 #include "kernels/cuda/prefill_plan.h"
 #include "kernels/cuda/training_batch.h"
 
@@ -18,7 +17,6 @@ struct TrainingTiles {
   int2* row_tiles;          // [num_row_tiles]
   int2* key_tiles;          // [num_key_tiles]
   int32_t* first_row_tile;  // [num_sequences]
-  int32_t* first_key_tile;  // [num_sequences]
 };
 
 inline void CountTiles(const TrainingBatch& batch, TrainingTiles& tiles) {
@@ -26,23 +24,6 @@ inline void CountTiles(const TrainingBatch& batch, TrainingTiles& tiles) {
   for (int s = 0; s < batch.num_sequences; s++) {
     tiles.num_row_tiles += CeilDiv(batch.host_sequences[s].num_tokens, kTrainingTile);
     tiles.num_key_tiles += CeilDiv(batch.host_sequences[s].num_keys, kTrainingTile);
-  }
-}
-
-// Calls run.operator()<head_dim>().
-template <typename Run>
-void WithHeadDim(int head_dim, const Run& run) {
-  switch (head_dim) {
-    case 64:
-      return run.template operator()<64>();
-    case 96:
-      return run.template operator()<96>();
-    case 128:
-      return run.template operator()<128>();
-    case 256:
-      return run.template operator()<256>();
-    default:
-      TAUSERVE_CHECK(false, "head_dim");
   }
 }
 
@@ -63,10 +44,7 @@ static __global__ void __launch_bounds__(kListTilesThreads)
   atomicAdd(&before[0], row_tiles);
   atomicAdd(&before[1], key_tiles);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    tiles.first_row_tile[s] = before[0];
-    tiles.first_key_tile[s] = before[1];
-  }
+  if (threadIdx.x == 0) tiles.first_row_tile[s] = before[0];
   const TrainedSequence sequence = sequences[s];
   for (int t = threadIdx.x; t * kTrainingTile < sequence.num_tokens; t += kListTilesThreads) {
     tiles.row_tiles[before[0] + t] = make_int2(s, t * kTrainingTile);

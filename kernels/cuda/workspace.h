@@ -9,13 +9,15 @@ namespace tauserve::cuda {
 
 class Workspace {
  public:
+  static constexpr int kAlignment = 256;
+
   explicit Workspace(void* begin) : begin_(static_cast<char*>(begin)) {}
 
-  // The next `count` elements, 256-byte aligned as the workspace is.
+  // The next `count` elements, a multiple of kAlignment bytes behind the workspace's begin.
   template <typename T>
   T* Take(int64_t count) {
     T* const at = reinterpret_cast<T*>(begin_ + bytes_);
-    bytes_ += (count * sizeof(T) + 255) / 256 * 256;
+    bytes_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return at;
   }
   size_t bytes() const { return bytes_; }  // taken so far
