@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "absl/flags/flag.h"
 
 ABSL_FLAG(bool, json, false, "print one JSON object and nothing else on standard output");
@@ -42,39 +44,13 @@ namespace {
 
 // And what every generation takes.
 std::vector<const char*> WithGenerationFlags(std::vector<const char*> flags) {
-  flags.insert(flags.end(), {"stream",
-                             "progress",
-                             "stats",
-                             "request_id",
-                             "model",
-                             "temperature",
-                             "top_k",
-                             "top_p",
-                             "min_p",
-                             "typical_p",
-                             "repetition_penalty",
-                             "presence_penalty",
-                             "frequency_penalty",
-                             "seed",
-                             "regex",
-                             "json_schema",
-                             "json_object",
-                             "max_new_tokens",
-                             "min_new_tokens",
-                             kStopFlag,
-                             kBadWordFlag,
-                             "stop_token_ids",
-                             "include_stop_in_output",
-                             "ignore_eos",
-                             "time_limit",
-                             "top_logprobs",
-                             "top_prompt_logprobs",
-                             "return_token_ids",
-                             "skip_special_tokens",
-                             "bypass_prefix_cache",
-                             "salt",
-                             "priority"});
-  return flags;
+  flags.insert(flags.end(), {"stream", "progress", "stats", "request_id", "model"});
+  return WithSamplingFlags(
+      std::move(flags),
+      {"seed", "regex", "json_schema", "json_object", "max_new_tokens", "min_new_tokens", kStopFlag,
+       kBadWordFlag, "stop_token_ids", "include_stop_in_output", "ignore_eos", "time_limit",
+       "top_logprobs", "top_prompt_logprobs", "return_token_ids", "skip_special_tokens",
+       "bypass_prefix_cache", "salt", "priority"});
 }
 
 }  // namespace

@@ -95,6 +95,14 @@ absl::Status SetStopping(const std::vector<std::string>& stop, v1::StoppingCrite
 
 }  // namespace
 
+std::vector<const char*> WithSamplingFlags(std::vector<const char*> before,
+                                           const std::vector<const char*>& after) {
+  before.insert(before.end(), {"temperature", "top_k", "top_p", "min_p", "typical_p",
+                               "repetition_penalty", "presence_penalty", "frequency_penalty"});
+  before.insert(before.end(), after.begin(), after.end());
+  return before;
+}
+
 absl::Status SetGenerationParameters(const std::vector<std::string>& stop,
                                      const std::vector<std::string>& bad_words,
                                      v1::GenerationInput& input) {

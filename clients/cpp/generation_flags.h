@@ -52,6 +52,10 @@ inline constexpr char kStopHelp[] = "end before this text; may be given several 
 inline constexpr char kBadWordFlag[] = "bad_word";
 inline constexpr char kBadWordHelp[] = "text not to generate; may be given several times";
 
+// `before`, the names of the flags that shape what a token is drawn from, and `after`.
+std::vector<const char*> WithSamplingFlags(std::vector<const char*> before,
+                                           const std::vector<const char*>& after);
+
 // Sets all but the prompt and the request's name. A flag that was not given leaves its field unset:
 // the model's default. InvalidArgument or NotFound if flags contradict each other, a file can't be
 // read or an id is no number.
