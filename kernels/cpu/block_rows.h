@@ -9,6 +9,17 @@ namespace tauserve::cpu::TAUSERVE_ISA_NAMESPACE {
 
 inline constexpr int kPrefetchRows = 6;
 
+// A scores' scale, divided up: the sign goes into the queries. sign 0: nothing but the bias is left.
+struct Scale {
+  float magnitude;
+  float sign;
+};
+inline Scale ScaleOf(float scale) {
+  const float magnitude = __builtin_fabsf(scale);
+  if (magnitude < 1e-20f) return {1, 0};
+  return {magnitude, scale < 0 ? -1.0f : 1.0f};
+}
+
 // Fills the block's rows from the task. Scores are raw, q . k + bias / (scale * query_scale), with the sign of the
 // query's scale moved into q, so that the cache's products are compared with floors as they come.
 template <DataType kType>
@@ -29,9 +40,7 @@ inline void LoadRows(const Block& b, bool softmax, Workspace& w) {
         __builtin_prefetch(q + kPrefetchRows * call.q_stride + d);
       }
     }
-    const bool vanishes = __builtin_fabsf(scale) < 1e-20f;  // then only the bias is left
-    const float magnitude = vanishes ? 1.0f : __builtin_fabsf(scale);
-    const float sign = vanishes ? 0.0f : scale < 0 ? -1.0f : 1.0f;
+    const auto [magnitude, sign] = ScaleOf(scale);
     StoreQuery<kType>(q, sign, spec.head_dim, r, w.q);
     if (kHasByteDot && !softmax && !b.scores_few()) StoreQueryBytes(spec.head_dim, r, w.q);
     RowState& row = w.rows[r];

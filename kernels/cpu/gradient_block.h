@@ -162,21 +162,21 @@ inline void GradientBlock(const GradientCall& call, const GradientTask& task, Bl
     const float* from = call.dout + (first + r) * call.dout_stride + head * call.dout_head_stride;
     for (int d = 0; d < head_dim; d += kLanes) Store(to + d, r < b.rows ? Load(from + d) : F{});
   }
-  const Scale scale = ScaleOf(*call.forward.spec);
+  const Scale scale = ScaleOf(call.forward.spec->scale);
   if (softmax) {
     for (int r = 0; r < b.rows; r++) w.rows[r].wide = true;
+    DenseGradients<kType>(b, task, w, scale.magnitude, stats);
   } else {
     const int64_t support_before = stats.support;
     SearchSupports<kType>(b, w, stats);
     int wide = 0;
-    for (int r = 0; r < b.rows; r++) wide += w.rows[r].wide;
     for (int r = 0; r < b.rows; r++) {
+      wide += w.rows[r].wide;
       if (!w.rows[r].wide) SparseRow<kType>(b, task, w, r, scale.magnitude, stats);
     }
     DenseGradients<kType>(b, task, w, scale.magnitude, stats);
     w.expect_wide = 2 * wide > b.rows && 4 * (stats.support - support_before) > b.visible_keys;
   }
-  if (softmax) DenseGradients<kType>(b, task, w, scale.magnitude, stats);
   for (int r = 0; r < b.rows; r++) {
     const float* from = w.accumulator + int64_t{r} * head_dim;
     float* to = call.dq + (first + r) * call.dq_stride + head * call.dq_head_stride;

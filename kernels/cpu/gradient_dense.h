@@ -14,17 +14,6 @@ TAUSERVE_INLINE F SlopeOf(const WeightFunction& f, F z) {
   return PowerOf(z, f.exponent - 1);
 }
 
-// The scores' scale as LoadRows divides it up: the sign is in the queries. sign 0: nothing but the bias is left.
-struct Scale {
-  float magnitude;
-  float sign;
-};
-inline Scale ScaleOf(const AttentionSpec& spec) {
-  const float magnitude = __builtin_fabsf(spec.scale);
-  if (magnitude < 1e-20f) return {1, 0};
-  return {magnitude, spec.scale < 0 ? -1.0f : 1.0f};
-}
-
 // The first `slots` keys or values of a page as floats, where they lie or in w.values.
 template <DataType kType>
 inline const float* PageFloats(const Block& b, const std::byte* rows, int slots, Workspace& w) {

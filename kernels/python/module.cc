@@ -103,6 +103,12 @@ AttentionInputs ToInputs(const Input& q, const Input& k, const Input& v,
   return in;
 }
 
+AttentionSpec MakeSpec(const AttentionInputs& in, const std::vector<float>& alpha,
+                       const std::vector<float>& slopes, float scale, int window, bool causal) {
+  return MakeSpec(static_cast<int>(in.q.shape[1]), static_cast<int>(in.k.shape[1]),
+                  static_cast<int>(in.q.shape.back()), alpha, slopes, scale, window, causal);
+}
+
 // Thresholds of all rows of q.
 float* TauOf(const Tau& tau, const Array& q) {
   const bool packed = q.shape.size() == 3;
@@ -117,7 +123,8 @@ float* TauOf(const Tau& tau, const Array& q) {
   return tau.data();
 }
 
-Array ToArrayLike(const Array& like, const Output& from, const char* name, const char* like_name) {
+template <typename NdArray>
+Array ToArrayLike(const Array& like, const NdArray& from, const char* name, const char* like_name) {
   const Array array = ToArray(from, name, like.shape.size());
   Require(array.shape == like.shape, absl::StrCat(name, " is not shaped as ", like_name));
   return array;
@@ -131,9 +138,7 @@ nb::dict Attention(const Input& q, const Input& k, const Input& v, const Output&
   const AttentionInputs in = ToInputs(q, k, v, cu_q, cu_k);
   const Array out = ToArrayLike(in.q, out_in, "out", "q");
   float* tau = tau_in ? TauOf(*tau_in, in.q) : nullptr;
-  const AttentionSpec spec =
-      MakeSpec(static_cast<int>(in.q.shape[1]), static_cast<int>(in.k.shape[1]),
-               static_cast<int>(in.q.shape.back()), alpha, slopes, scale, window, causal);
+  const AttentionSpec spec = MakeSpec(in, alpha, slopes, scale, window, causal);
   AttentionStats stats;
   {
     nb::gil_scoped_release release;
@@ -149,14 +154,11 @@ void AttentionBackward(const Input& dout_in, const Input& q, const Input& k, con
                        const std::vector<float>& slopes, float scale, int window, bool causal,
                        int threads) {
   const AttentionInputs in = ToInputs(q, k, v, cu_q, cu_k);
-  const Array dout = ToArray(dout_in, "the output's gradient", in.q.shape.size());
-  Require(dout.shape == in.q.shape, "the output's gradient is not shaped as q");
-  const Array dq = ToArrayLike(in.q, dq_out, "dq", "q"), dk = ToArrayLike(in.k, dk_out, "dk", "k"),
+  const Array dout = ToArrayLike(in.q, dout_in, "the output's gradient", "q"),
+              dq = ToArrayLike(in.q, dq_out, "dq", "q"), dk = ToArrayLike(in.k, dk_out, "dk", "k"),
               dv = ToArrayLike(in.v, dv_out, "dv", "v");
   float* tau = TauOf(tau_in, in.q);
-  const AttentionSpec spec =
-      MakeSpec(static_cast<int>(in.q.shape[1]), static_cast<int>(in.k.shape[1]),
-               static_cast<int>(in.q.shape.back()), alpha, slopes, scale, window, causal);
+  const AttentionSpec spec = MakeSpec(in, alpha, slopes, scale, window, causal);
   nb::gil_scoped_release release;
   AttendBackward(in, spec, threads, dout, tau, dq, dk, dv);
 }
