@@ -136,8 +136,7 @@ void AppendCounters(const client::Samples& c, double seconds, std::string& text)
       SumOf(c, "tauserve_requests_total"), SumOf(c, "tauserve_prompt_tokens_total"),
       SumOf(c, "tauserve_generation_tokens_total"),
       SumOf(c, "tauserve_admission_rejections_total"));
-  // Over the run's time, not over all phases: a wait is counted when it ends, with what came before
-  // the run.
+  // Over the run's time: the two scrapes are a little further apart.
   const auto engine = [&](const client::Labels& labels) {
     return SumOf(c, "tauserve_engine_seconds_total", labels);
   };
