@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
+import os
 import pathlib
 import re
-import select
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterable
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -48,23 +46,12 @@ class Programs:
     @functools.cache
     def scrape(self) -> str:
         """Of a server that nobody has asked anything."""
-        ports = [f"--{name}=127.0.0.1:0" for name in ("listen", "control_listen", "metrics_listen")]
-        server = subprocess.Popen(
-            [str(self.folder / "tauserve"), f"--model={ROOT / 'models' / 'recall-9m'}", *ports, "--log_level=error"],
-            stdout=subprocess.PIPE, text=True,
-        )
-        assert server.stdout is not None
-        try:
-            ready, _, _ = select.select([server.stdout], [], [], PATIENCE)
-            line = server.stdout.readline() if ready else ""
-            if not line:
-                raise RuntimeError("the server did not start")
-            with urllib.request.urlopen(f"http://{json.loads(line)['metrics']}/metrics", timeout=PATIENCE) as response:
-                return str(response.read().decode())
-        finally:
-            server.terminate()
-            server.wait(PATIENCE)
-            server.stdout.close()
+        os.environ["TAUSERVE_BIN_DIR"] = str(self.folder)
+        sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+        from server_process import Server
+
+        with Server("--log_level=error") as server:
+            return str(server.scrape())
 
 
 def flags_of(text: str) -> list[Flag]:
