@@ -82,7 +82,7 @@ def test_an_idle_engine_waits_and_says_so(fresh):
     fresh.wait_idle()
     started = next(value for name, _, value in fresh.metrics().samples if name == "process_start_time_seconds")
     assert abs(time.time() - started) < 600
-    before, begin = fresh.metrics(), time.monotonic()
+    begin, before = time.monotonic(), fresh.metrics()
     after = wait_until(lambda: m if (m := fresh.metrics()).sum("engine_seconds_total", phase="wait")
                        > before.sum("engine_seconds_total", phase="wait") + 0.2 else None, "0.2 s of waiting")
     assert after.sum("engine_seconds_total") - before.sum("engine_seconds_total") <= time.monotonic() - begin
