@@ -10,7 +10,6 @@ from requests_made import STORY, generate, generation, kinds, long_generation, r
 from server_process import PATIENCE, Server, wait_until
 
 REFERENCE = json.loads((ROOT / "models" / "recall-9m" / "reference.json").read_text())["prompts"]
-PAGE_BYTES = 6 * 4 * 64 * 64 * 2 * 4  # layers, KV heads, head_dim, tokens, keys and values, float32
 
 
 def sampled(seed, num_candidates=None, prompt=STORY, max_new_tokens=48, **fields):
@@ -78,10 +77,10 @@ def test_the_prompt_is_computed_once(idle):
     assert many.attention.kv_pages_considered == 8 * one.attention.kv_pages_considered
 
 
-def test_pages_are_shared():
+def test_pages_are_shared(page_bytes):
     # 19 pages and a part of one; each candidate but the last to write has a copy of the latter: 27 of 30.
     prompt = [0] + [300 + i % 3000 for i in range(19 * 64 + 9)]
-    with Server(f"--kv_cache_bytes={30 * PAGE_BYTES}", "--prefix_cache=false") as small:
+    with Server(f"--kv_cache_bytes={30 * page_bytes}", "--prefix_cache=false") as small:
         response = generate(small, prompt, sampling={"num_candidates": 8}, max_new_tokens=9,
                             response={"token_ids": True})
         assert len({tuple(c.token_ids) for c in response.candidates}) == 1
@@ -112,8 +111,8 @@ def test_leaving_frees_all(idle):
     assert [c.finish.finish_reason for c in response.candidates] == [inference.FINISH_REASON_TIME_LIMIT] * 4
 
 
-def test_preempted_candidates_go_on_as_before():
-    with Server(f"--kv_cache_bytes={9 * PAGE_BYTES}", "--prefix_cache=false") as small:
+def test_preempted_candidates_go_on_as_before(page_bytes):
+    with Server(f"--kv_cache_bytes={9 * page_bytes}", "--prefix_cache=false") as small:
         messages = [sampled(seed, 3, list(range(start, start + 70)), 200, stopping={"ignore_eos": True})
                     for seed, start in ((5, 300), (50, 900))]
         answers = together(small, messages)

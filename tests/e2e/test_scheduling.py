@@ -7,13 +7,11 @@ from protos import inference
 from requests_made import generate, generation, read_until, stream, together
 from server_process import PATIENCE, Server
 
-PAGE_BYTES = 6 * 4 * 64 * 64 * 2 * 4  # layers, KV heads, head_dim, tokens, keys and values, float32
-
 
 @pytest.fixture(scope="module")
-def small():
+def small(page_bytes):
     """Seven pages of 64 tokens: two requests of 310 tokens don't fit together."""
-    with Server(f"--kv_cache_bytes={7 * PAGE_BYTES}", "--prefix_cache=false") as running:
+    with Server(f"--kv_cache_bytes={7 * page_bytes}", "--prefix_cache=false") as running:
         yield running
 
 
@@ -53,8 +51,8 @@ def test_a_priority_outside_its_range_is_refused(small):
     assert generate(small, scheduling={"priority": -100}, max_new_tokens=1).usage.completion_tokens == 1
 
 
-def test_a_short_prompt_does_not_wait_for_a_long_one():
-    with Server(f"--kv_cache_bytes={800 * PAGE_BYTES}", "--max_batched_tokens=512") as server:
+def test_a_short_prompt_does_not_wait_for_a_long_one(page_bytes):
+    with Server(f"--kv_cache_bytes={800 * page_bytes}", "--max_batched_tokens=512") as server:
         long = stream(server, generation([300 + i % 3000 for i in range(40000)], max_new_tokens=1))
         read_until(long, "prefill_progress")
         generate(server, list(range(300, 400)), max_new_tokens=1)

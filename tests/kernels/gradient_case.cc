@@ -224,8 +224,11 @@ double GradientError(const GradientCase& c, DataType kv_type, uint32_t seed) {
     const size_t rows = e.tau.size() / c.num_heads;
     for (size_t i = 0; i < e.tau.size(); i++) {
       const double tau = e.tau[i];
-      const float got = g.tau[i % c.num_heads * rows + i / c.num_heads];
-      EXPECT_NEAR(got, tau, 2e-5 * std::max(1.0, std::abs(tau))) << "row " << i;
+      const int head = static_cast<int>(i % c.num_heads);
+      const float got = g.tau[head * rows + i / c.num_heads];
+      // Softmax weights that are rounded to bfloat16 are exponentials to 1e-4, and so is their sum.
+      const bool rough = kv_type == DataType::kBFloat16 && c.alpha[head % c.alpha.size()] == 1;
+      EXPECT_NEAR(got, tau, (rough ? 1e-4 : 2e-5) * std::max(1.0, std::abs(tau))) << "row " << i;
     }
   }
   return worst;
