@@ -218,5 +218,6 @@ def test_a_llama_learns():
     import llama_entmax
 
     torch.manual_seed(0)
-    losses = llama_entmax.train(llama_entmax.tiny_llama(), (EXAMPLES / "llama_entmax.py").read_bytes(), steps=25)
+    ids = torch.randint(4096, (300,))  # nothing to know but by heart
+    losses = llama_entmax.train(llama_entmax.tiny_llama(), ids, steps=25)
     assert losses[0] > 5 and sum(losses[-3:]) / 3 < 0.8 * losses[0]
