@@ -41,7 +41,7 @@ def draw_length(rng, progress, second_stage):
         return rng.choice((512, 1024, 2048, 4096))
     if not second_stage:
         return rng.choice((512, 1024, 2048, 4096, 8192, 16384, 16384))
-    return rng.choice((512, 1024, 1024, 2048, 2048, 4096, 4096, 8192, 16384, 16384))
+    return rng.choice((512, 1024, 1024, 2048, 2048, 4096, 4096, 8192, 16384, 32768))
 
 
 def story_share(length):
