@@ -76,15 +76,16 @@ def measure(function, q, k, v, dout):
 
 
 def random_case(head_dim, tokens, sigma, kind="normal", heads=HEADS):
+    """q, k, v and the output's gradient as models have them: [batch, heads, tokens, head_dim], a token's heads together."""
     import torch
 
     torch.manual_seed(1)
     scale = sigma**0.5
-    q, k = (torch.randn(1, heads, tokens, head_dim, device="cuda") * scale for _ in range(2))
+    q, k = (torch.randn(1, tokens, heads, head_dim, device="cuda") * scale for _ in range(2))
     if kind == "equal":
-        k = k[:, :, :1].expand_as(k)
-    v, dout = (torch.randn(1, heads, tokens, head_dim, device="cuda") for _ in range(2))
-    return [x.bfloat16().contiguous() for x in (q, k, v, dout)]
+        k = k[:, :1].expand_as(k)
+    v, dout = (torch.randn(1, tokens, heads, head_dim, device="cuda") for _ in range(2))
+    return [x.bfloat16().contiguous().transpose(1, 2) for x in (q, k, v, dout)]
 
 
 def block_sparsity(q, k, heads=2, block=64):
@@ -141,6 +142,8 @@ def run_random(lengths, adasplash):
                     if (name, tokens) not in softmax:
                         softmax[name, tokens] = measure(function, *tensors)
                     row[name] = softmax[name, tokens]
+                elif name == "adasplash":  # which takes a head's tokens together
+                    row[name] = measure(function, *(x.contiguous() for x in tensors))
                 else:
                     row[name] = measure(function, *tensors)
             results.append(row)

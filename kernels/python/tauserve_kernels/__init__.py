@@ -99,8 +99,8 @@ def entmax_attention(
         from . import torch_ops
 
         torch_ops.check(q, k, v, 4)
-        out, tau = torch_ops.ops.entmax_forward(q, k, v, *options, torch_ops.backward_may_come(q, k, v))[:2]
-        return (out, tau) if return_tau else out
+        out, tau, *_ = torch_ops.forward("entmax_forward", q, k, v, *options)
+        return (out, torch_ops.tau_of(tau, options[0], options[2])) if return_tau else out
     if any(getattr(x, "requires_grad", False) for x in (q, k, v)):
         raise ValueError("return_stats comes without gradients: detach q, k and v")
     out = _empty_like(q)
@@ -146,10 +146,10 @@ def entmax_attention_varlen(
     torch_ops.check(q, k, v, 3)
     heads, head_dim = q.shape[1], q.shape[2]
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    return torch_ops.ops.entmax_varlen_forward(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, per_head(alpha, heads, 1.5),
-        per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim), window_or_all(window), bool(causal),
-        num_threads, torch_ops.backward_may_come(q, k, v))[0]
+    return torch_ops.forward(
+        "entmax_varlen_forward", q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        per_head(alpha, heads, 1.5), per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim),
+        window_or_all(window), bool(causal), num_threads)[0]
 
 
 class PagedKvCache:
