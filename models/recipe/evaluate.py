@@ -1,4 +1,4 @@
-"""Evaluates a trained state: loss on stories, recall on fresh documents, sparsity.
+"""Evaluates a trained state: loss on stories, recall on fresh documents, sparsity of entmax.
 
 Reads a data folder (story_bank.py) and a saved state (model.py). Writes OUT/results.json, which
 README.md explains, after every measurement. What no longer fits into the time limit is left out.
@@ -15,42 +15,40 @@ import time
 import numpy as np
 import torch
 
-import reference_attention
 import rows
+import sparsity
 import story_bank
-from model import RECALL_9M, alibi_slopes, rounded_model
+from model import load_state, rounded_model
 
-# What is measured, the most important first: recall at a length, on so many documents; sparsity at
-# a length, on one document.
+# What is measured, the most important first: the loss on so many rows of stories of a length, whole
+# or of their second half; recall at a length, on so many documents; sparsity at a length, on one
+# document.
 PLAN = (
-    ("recall", 2048, 40),
-    ("recall", 16384, 40),
-    ("recall", 65536, 12),
+    ("val_loss", 1024, 30),
+    ("recall", 16384, 60),
+    ("recall", 65536, 60),
+    ("recall", 2048, 60),
     ("sparsity", 16384),
     ("sparsity", 65536),
-    ("recall", 32768, 12),
-    ("recall", 131072, 2),
-    ("recall", 65536, 20),
-    ("recall", 4096, 40),
-    ("recall", 8192, 30),
+    ("recall", 4096, 60),
+    ("recall", 8192, 60),
+    ("recall", 32768, 60),
+    ("recall", 131072, 30),
+    ("loss", 2048, 64),
+    ("loss", 4096, 32),
+    ("loss", 8192, 16),
+    ("loss", 16384, 8),
+    ("loss", 32768, 4),
+    ("loss", 65536, 4),
+    ("loss", 131072, 4),
     ("sparsity", 2048),
 )
-TINY_PLAN = (("recall", 512, 2),)
-STORY_ROWS = 30
-STORY_LENGTH = 1024
+TINY_PLAN = (("val_loss", 512, 2), ("recall", 512, 2), ("loss", 512, 2), ("sparsity", 512))
+LOGITS_AT_ONCE = 16384  # rows of the vocabulary's size
 STORY_SEED = 991
 RECALL_SEED = 4242  # plus the length
-SPARSITY_SECONDS = 8  # kept for one measurement
-
-
-def attention_on(device, config):
-    """The kernels, after a check that prints how far they are from sorting; sorting on a CPU."""
-    if device == "cpu":
-        return reference_attention.attend
-    import entmax_attention  # needs Triton
-
-    entmax_attention.check_kernels(alibi_slopes(config).to(device))
-    return entmax_attention.Entmax15Attention.apply
+SECONDS = {"val_loss": 4, "recall": 4, "loss": 4, "sparsity": 8}  # kept for a measurement
+TOKENS_A_SECOND = 100_000  # more than that much is counted on, documents' drawing included
 
 
 def to_device(tokens, device):
@@ -58,16 +56,18 @@ def to_device(tokens, device):
 
 
 @torch.no_grad()
-def story_loss(model, bank, count, device):
-    """Mean cross entropy of a token (nats), over `count` rows of stories."""
+def story_loss(model, bank, length, count, device, first=1):
+    """Mean cross entropy (nats) of the tokens from position `first`, over `count` rows of stories."""
     rng = random.Random(STORY_SEED)
     total = 0
     for _ in range(count):
-        tokens, _ = rows.story_row(rng, bank, STORY_LENGTH)
+        tokens, _ = rows.story_row(rng, bank, length)
         ids = to_device(tokens, device)
-        logits = model.logits(model.trunk(ids))
-        total += torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="sum").item()
-    return total / (count * (STORY_LENGTH - 1))
+        hidden = model.trunk(ids)[first - 1 : -1]
+        for chunk, targets in zip(hidden.split(LOGITS_AT_ONCE), ids[0, first:].split(LOGITS_AT_ONCE)):
+            logits = model.logits(chunk)
+            total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+    return total / (count * (length - first))
 
 
 def kind_of(question):
@@ -121,19 +121,35 @@ class Evaluation:
         self.results = {}
 
     def run(self, plan):
-        loss = story_loss(self.model, self.bank, STORY_ROWS, self.device)
-        self.results["val_loss"] = loss
-        print("story loss", loss, flush=True)
-        measures = {"recall": self.recall, "sparsity": self.sparsity}
-        for kind, length, *documents in plan:
+        measures = {
+            "val_loss": self.val_loss,
+            "loss": self.loss,
+            "recall": self.recall,
+            "sparsity": self.sparsity,
+        }
+        for kind, length, *count in plan:
+            if kind == "sparsity" and self.model.config.alpha == 1:
+                continue
             start = time.time()
-            needed = 4 + length / 8000 * documents[0] / 12 if documents else SPARSITY_SECONDS
-            if start + needed > self.deadline:
+            tokens = length * count[0] if count else length
+            if start + SECONDS[kind] + tokens / TOKENS_A_SECOND > self.deadline:
                 print("no time for", kind, "at", length)
                 continue
-            self.results[f"{kind}_{length}"] = measures[kind](length, *documents)
+            name = kind if kind == "val_loss" else f"{kind}_{length}"
+            self.results[name] = measures[kind](length, *count)
             print(f"{kind} at {length} took {time.time() - start:.1f} s", flush=True)
             write_json(self.results, self.path)
+
+    def val_loss(self, length, count):
+        loss = story_loss(self.model, self.bank, length, count, self.device)
+        print("story loss", loss)
+        return loss
+
+    def loss(self, length, count):
+        """Of the second half of the rows."""
+        loss = story_loss(self.model, self.bank, length, count, self.device, first=length // 2)
+        print(f"story loss at {length}: {loss:.4f}")
+        return loss
 
     def recall(self, length, documents):
         answers, kinds = recall_answers(
@@ -160,8 +176,6 @@ class Evaluation:
         }
 
     def sparsity(self, length):
-        import sparsity  # needs Triton
-
         layers = sparsity.measure(self.model, self.bank, length, self.device)
         for number, layer in enumerate(layers):
             proven = [round(x, 2) for x in layer["pages"]["random"]["proven"]]
@@ -181,7 +195,9 @@ def parse_arguments():
     add("--state", default="stage2/state.pt", help="trained state")
     add("--out", default="evaluation", help="folder to write")
     add("--time_limit", type=float, default=590, help="seconds of the whole run")
-    add("--seed", type=int, default=0, help="of the kernels' check and of the random rows")
+    add("--device", default="cuda", choices=("cuda", "cpu"))
+    add("--tiny", action="store_true", help="few and short documents, to try the program on a CPU")
+    add("--seed", type=int, default=0, help="of the random rows whose sparsity is measured")
     return parser.parse_args()
 
 
@@ -192,10 +208,8 @@ def main():
     bank = story_bank.load_bank(args.data)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
-    attention = attention_on("cuda", RECALL_9M)
-    state = torch.load(args.state, map_location="cuda")
-    model = rounded_model(RECALL_9M, attention, state, "cuda")
-    Evaluation(model, bank, "cuda", args.out, deadline).run(PLAN)
+    model = rounded_model(*load_state(args.state), args.device)
+    Evaluation(model, bank, args.device, args.out, deadline).run(TINY_PLAN if args.tiny else PLAN)
 
 
 if __name__ == "__main__":

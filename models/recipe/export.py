@@ -11,10 +11,10 @@ import os
 import shutil
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import rows
-from model import RECALL_9M, alibi_slopes
+from model import load_state
 
 CONTEXT = 131072
 
@@ -30,24 +30,41 @@ LAYER_NAMES = {
     "w_up": "mlp.up_proj",
     "w_down": "mlp.down_proj",
 }
+SCALE_NAMES = ("attn_scale_beta_proj", "attn_scale_gamma_proj")  # the halves of w_scale
 
 
-def named_tensors(state, config):
+def named_tensors(parameters, config):
     """-> bfloat16 tensors by Hugging Face's names."""
     tensors = {
-        "model.embed_tokens.weight": state["embedding"],
-        "model.norm.weight": state["final_norm"],
+        "model.embed_tokens.weight": parameters["embedding"],
+        "model.norm.weight": parameters["final_norm"],
     }
-    scaled_heads = config.heads - config.alibi_heads
     for layer in range(config.layers):
         prefix = f"model.layers.{layer}"
         for name, exported_name in LAYER_NAMES.items():
-            tensors[f"{prefix}.{exported_name}.weight"] = state[f"layers.{layer}.{name}"]
-        scale = state[f"layers.{layer}.w_scale"]
-        attention = f"{prefix}.self_attn"
-        tensors[f"{attention}.attn_scale_beta_proj.weight"] = scale[:scaled_heads]
-        tensors[f"{attention}.attn_scale_gamma_proj.weight"] = scale[scaled_heads:]
+            tensors[f"{prefix}.{exported_name}.weight"] = parameters[f"layers.{layer}.{name}"]
+        if config.scaled_heads:
+            parts = parameters[f"layers.{layer}.w_scale"].split(config.scaled_heads)
+            for name, part in zip(SCALE_NAMES, parts):
+                tensors[f"{prefix}.self_attn.{name}.weight"] = part
     return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}
+
+
+def read_exported(folder, config):
+    """-> the parameters of an exported folder, float32 tensors by their names in model.Model."""
+    tensors = load_file(f"{folder}/model.safetensors")
+    parameters = {
+        "embedding": tensors["model.embed_tokens.weight"],
+        "final_norm": tensors["model.norm.weight"],
+    }
+    for layer in range(config.layers):
+        prefix = f"model.layers.{layer}"
+        for name, exported_name in LAYER_NAMES.items():
+            parameters[f"layers.{layer}.{name}"] = tensors[f"{prefix}.{exported_name}.weight"]
+        if config.scaled_heads:
+            parts = [tensors[f"{prefix}.self_attn.{part}.weight"] for part in SCALE_NAMES]
+            parameters[f"layers.{layer}.w_scale"] = torch.cat(parts)
+    return {name: tensor.float() for name, tensor in parameters.items()}
 
 
 def model_config(config):
@@ -74,12 +91,19 @@ def model_config(config):
         "eos_token_id": rows.EOS,
         "pad_token_id": rows.PAD,
         "initializer_range": 0.02,
-        "entmax_alpha": 1.5,
+    } | attention_config(config)
+
+
+def attention_config(config):
+    alpha = {} if config.alpha == 1 else {"entmax_alpha": config.alpha}
+    if config.rotary:
+        return alpha | {"rope_theta": config.rope_theta}
+    return alpha | {
         "apply_rotary": False,
         "apply_nape": True,
         "alibi_num_heads": config.alibi_heads,
         "alibi_slope_type": "exp",
-        "alibi_slopes": alibi_slopes(config)[: config.alibi_heads].tolist(),
+        "alibi_slopes": config.alibi_slopes[: config.alibi_heads],
         "attn_scale_type": "adapt-softplus-tanh",
         "attn_scale_delta": config.scale_delta,
         "attn_scale_gamma_range": config.scale_gamma_range,
@@ -123,10 +147,11 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     os.makedirs(args.out, exist_ok=True)
-    tensors = named_tensors(torch.load(args.state, map_location="cpu"), RECALL_9M)
+    config, parameters = load_state(args.state)
+    tensors = named_tensors(parameters, config)
     save_file(tensors, f"{args.out}/model.safetensors", metadata={"format": "pt"})
     configurations = {
-        "config": model_config(RECALL_9M),
+        "config": model_config(config),
         "tokenizer_config": TOKENIZER_CONFIG,
         "generation_config": GENERATION_CONFIG,
     }

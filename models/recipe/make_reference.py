@@ -18,7 +18,7 @@ import torch
 
 import rows
 import story_bank
-from model import RECALL_9M, log_log_positions, rounded_model
+from model import load_state, position_table, rounded_model
 
 # name, tokens of a document, prompts, facts of each
 PROMPT_SETS = (("2k", 2048, 12, 20), ("16k", 16384, 8, 64), ("64k", 65536, 5, 96))
@@ -35,39 +35,10 @@ SHORT_PROMPTS = {
 REFERENCE_TOKENS = 32
 ANSWER_TOKENS = 24
 TOP = 20
-ROWS_AT_ONCE = 128
-NEWTON_STEPS = 14
 NOTE = (
     "Weights bf16, arithmetic float32. ids include the leading <|bos|>. top: token, logit of the "
     "last position. greedy: 32 tokens, going on after <|eos|>."
 )
-
-
-def attend(q, k, v, slopes, first_position):
-    """Entmax-1.5 attention of the rows from first_position on, by Newton's method from the left.
-
-    q [1, rows, heads, head_dim], k and v [1, keys, kv_heads, head_dim] -> [rows, heads, head_dim].
-    """
-    _, count, heads, head_dim = q.shape
-    group = heads // k.shape[2]
-    keys = k.repeat_interleave(group, 2)[0].transpose(0, 1)
-    values = v.repeat_interleave(group, 2)[0].transpose(0, 1)
-    key = torch.arange(k.shape[1])
-    out = []
-    for start in range(0, count, ROWS_AT_ONCE):
-        position = first_position + torch.arange(start, min(count, start + ROWS_AT_ONCE))
-        end = int(position[-1]) + 1
-        chunk = q[0, start : start + ROWS_AT_ONCE].transpose(0, 1)
-        products = torch.matmul(chunk, keys[:, :end].transpose(1, 2))
-        bias = 0.5 * slopes.view(-1, 1, 1) * (key[:end] - position[:, None])
-        s = products * (0.5 * head_dim**-0.5) + bias
-        s = s.masked_fill(key[:end] > position[:, None], -1e9)
-        tau = s.amax(-1, keepdim=True) - 1
-        for _ in range(NEWTON_STEPS):
-            g = (s - tau).clamp(min=0)
-            tau = tau + ((g * g).sum(-1, keepdim=True) - 1) / (2 * g.sum(-1, keepdim=True))
-        out.append(((s - tau).clamp(min=0) ** 2 @ values[:, :end]).transpose(0, 1))
-    return torch.cat(out)
 
 
 class CachedModel:
@@ -79,20 +50,17 @@ class CachedModel:
         self.fed = 0
 
     def feed(self, ids):
-        model, config = self.model, self.model.config
+        model = self.model
         count = len(ids)
         x = model.embedding[torch.tensor(ids)]
-        log_log_position = log_log_positions(self.fed, count, "cpu")
+        table = position_table(model.config, self.fed, count, "cpu")
         for number, layer in enumerate(model.layers):
-            q, k, v = model.project_layer(layer, x, log_log_position, torch.float32)
-            q = q.view(1, count, config.heads, config.head_dim)
-            k = k.view(1, count, config.kv_heads, config.head_dim)
-            v = v.view(1, count, config.kv_heads, config.head_dim)
+            q, k, v = (x[None] for x in model.project_layer(layer, x, table, torch.float32))
             if self.fed:
                 k = torch.cat([self.cache[number][0], k], 1)
                 v = torch.cat([self.cache[number][1], v], 1)
             self.cache[number] = (k, v)
-            attended = model.attention(q, k, v, model.slopes, self.fed).reshape(count, -1)
+            attended = model.attention(q, k, v)[0].flatten(1)
             x = model.finish_layer(layer, x, attended, torch.float32)
         self.fed += count
         return model.logits(x[-1:], torch.float32)[0]
@@ -198,8 +166,7 @@ def main():
         os.makedirs(f"{args.out}/{folder}", exist_ok=True)
     torch.set_grad_enabled(False)
     bank = story_bank.load_bank(args.data)
-    state = torch.load(args.state, map_location="cpu")
-    model = rounded_model(RECALL_9M, attend, state, "cpu")
+    model = rounded_model(*load_state(args.state), "cpu")
 
     sets = write_prompts(bank, f"{args.out}/prompts", args.seed)
     prompts = dict(SHORT_PROMPTS)

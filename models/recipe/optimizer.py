@@ -40,7 +40,8 @@ class Optimizer:
             self.stacks.append((parameters, momentum))
         small = [model.final_norm]
         for layer in model.layers:
-            small += [layer.attention_norm, layer.mlp_norm, layer.w_scale]
+            small += [layer.attention_norm, layer.mlp_norm]
+            small += [] if layer.w_scale is None else [layer.w_scale]
         self.adam = torch.optim.AdamW(
             [
                 {"params": [model.embedding], "share": 1.0, "weight_decay": 0.0},
@@ -49,7 +50,7 @@ class Optimizer:
             lr=adam_rate,
             betas=ADAM_BETAS,
             eps=1e-8,
-            fused=model.embedding.is_cuda,
+            **({"fused": True} if model.embedding.is_cuda else {}),
         )
 
     @torch.no_grad()

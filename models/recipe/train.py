@@ -1,9 +1,9 @@
-"""Trains the model within a time budget, then evaluates it.
+"""Trains a model, then evaluates it.
 
 Reads a data folder (story_bank.py) and, with --init, a saved state (model.py). Writes to OUT:
 state.pt, the trained state, and results.json (README.md explains it). The learning rates warm up
-over 100 steps, and fall to 2 % over the last part of the time; one step is one batch of rows of
-equal length. What is drawn when depends on the machine's speed: no two runs are equal.
+over 100 steps, and fall to 2 % over the last part of the training; one step is one batch of rows of
+equal length. With --seconds a slow machine ends in time, on fewer tokens.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import torch
 import evaluate
 import rows
 import story_bank
-from batches import Batches
-from model import RECALL_9M, TINY, Model, rounded_model
+from batches import Batches, Schedule
+from model import VARIANTS, Model, load_state, rounded_model, save_state, tiny
 from optimizer import Optimizer
 
 WARM_UP_STEPS = 100
@@ -28,7 +28,6 @@ STEPS_BETWEEN_LINES = 200
 STEPS_BETWEEN_MEASURES = 5
 STEPS_BETWEEN_SAVES = 2000
 MEASURED_ANSWER_TOKENS = 2048
-WAITING_BATCHES = 28
 
 
 def target_weights(weights, answer_weight):
@@ -103,50 +102,48 @@ class Trainer:
             sys.exit(f"the loss is not a number: {means}")
         return means
 
-    def compile(self, batches):
+    def compile(self, batch):
         """Two steps that change nothing but the optimizer's momenta."""
         for _ in range(2):
-            self.step(batches.get(), 0.0, measured=False)
+            self.step(batch, 0.0, measured=False)
         if self.device == "cuda":
             torch.cuda.synchronize()
 
 
-def save_state(model, path):
-    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, path)
-
-
-def train(model, batches, args, deadline):
-    """Trains until the time or the steps are over; saves the state now and then, and at the end.
+def train(model, batches, schedule, args, deadline):
+    """Trains until the batches or the time are over; saves the state now and then, and at the end.
 
     deadline: time.time() by which all must be done.
     """
     trainer = Trainer(model, args)
-    trainer.compile(batches)
-    clock = batches.clock
-    clock.start()
     path = f"{args.out}/state.pt"
-    step = tokens = 0
-    while True:
-        elapsed, progress = clock.elapsed(), clock.progress()
-        late = time.time() > deadline - SECONDS_TO_SAVE
-        if elapsed > args.seconds or step >= args.max_steps or late:
+    tokens = elapsed = 0
+    for step, batch in enumerate(batches):
+        if step == 0:
+            trainer.compile(batch)
+            start = time.time()
+        elapsed = time.time() - start
+        progress = schedule.progress(step)
+        if args.seconds:
+            progress = max(progress, args.begin + (1 - args.begin) * elapsed / args.seconds)
+        if progress > 1 or time.time() > deadline - SECONDS_TO_SAVE:
+            print("the time is over", flush=True)
             break
-        batch = batches.get()
         measured = step % STEPS_BETWEEN_MEASURES == 0 or args.tiny
         trainer.step(batch, rate_factor(step, progress, args.decay), measured)
-        step += 1
         tokens += batch[0].size
-        if step % STEPS_BETWEEN_LINES == 0 or args.tiny:
-            elapsed = clock.elapsed()
+        if (step + 1) % STEPS_BETWEEN_LINES == 0 or args.tiny:
+            means = trainer.take_means()  # waits for the device
+            elapsed = time.time() - start
             print(
-                f"step {step}, {elapsed:.0f} s, progress {progress:.2f},",
+                f"step {step + 1}, {elapsed:.0f} s, progress {progress:.2f},",
                 f"{tokens / elapsed / 1e3:.0f}k tokens/s, {batches.waiting()} batches wait,",
-                f"loss and accuracy by row length: {trainer.take_means()}",
+                f"loss and accuracy by row length: {means}",
                 flush=True,
             )
-        if step % STEPS_BETWEEN_SAVES == 0:
+        if (step + 1) % STEPS_BETWEEN_SAVES == 0:
             save_state(model, path)
-    print(f"{step} steps, {tokens / 1e6:.1f} M tokens, {clock.elapsed():.0f} s", flush=True)
+    print(f"{tokens / 1e6:.1f} M tokens, {time.time() - start:.0f} s", flush=True)
     save_state(model, path)
 
 
@@ -157,10 +154,11 @@ def parse_arguments():
     add = parser.add_argument
     add("--data", default="data", help="data folder")
     add("--out", default="stage1", help="folder to write")
+    add("--variant", default="entmax", choices=tuple(VARIANTS), help="without --init")
     add("--init", help="state to go on from, such as stage1/state.pt")
-    add("--seconds", type=float, default=425, help="of training")
+    add("--tokens", type=float, default=429e6, help="to train on")
+    add("--seconds", type=float, help="of training at most: rates then fall earlier")
     add("--time_limit", type=float, default=588, help="seconds of the whole run")
-    add("--max_steps", type=int, default=10**9, help="end after so many steps")
     add("--begin", type=float, default=0.0, help="progress to begin with, in [0, 1)")
     add("--second_stage", action="store_true", help="row lengths of stage 2, see batches.py")
     add("--batch_tokens", type=int, default=65536, help="tokens of a batch")
@@ -182,26 +180,23 @@ def main():
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes of Batches tokenize
     bank = story_bank.load_bank(args.data)
     print(f"{bank.count} stories, {len(bank.ids)} tokens", flush=True)
-    batches = Batches(
-        bank,
-        args.workers,
-        args.batch_tokens,
-        args.begin,
-        args.seconds,
-        args.second_stage,
-        capacity=2 if args.tiny else WAITING_BATCHES,
-    )
+    count = max(1, int(args.tokens) // args.batch_tokens)
+    schedule = Schedule(args.batch_tokens, count, args.begin, args.second_stage)
+    batches = Batches(bank, schedule, args.workers)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
-    config = TINY if args.tiny else RECALL_9M
-    attention = evaluate.attention_on(args.device, config)
-    model = Model(config, attention, compiled=args.device == "cuda").to(args.device)
-    print(sum(p.numel() for p in model.parameters()), "parameters")
+    config, parameters = VARIANTS[args.variant], None
     if args.init:
-        model.load_state_dict(torch.load(args.init, map_location=args.device))
-    train(model, batches, args, deadline)
+        config, parameters = load_state(args.init)
+    elif args.tiny:
+        config = tiny(config)
+    model = Model(config, compiled=args.device == "cuda").to(args.device)
+    print(sum(p.numel() for p in model.parameters()), "parameters")
+    if parameters:
+        model.load_state_dict(parameters)
+    train(model, batches, schedule, args, deadline)
     batches.stop()
-    rounded = rounded_model(config, attention, model.state_dict(), args.device)
+    rounded = rounded_model(config, model.state_dict(), args.device)
     if args.device == "cuda":
         torch.cuda.empty_cache()
     evaluation = evaluate.Evaluation(rounded, bank, args.device, args.out, deadline)

@@ -7,28 +7,25 @@
 
 Ours: the programs prefill_check, decode_check and step_bench. Peers, where they can be imported: PyTorch's scaled dot
 product attention with FlashAttention-2 and with cuDNN (softmax), AdaSplash-2 (entmax, PyPI's `adasplash`; forward only,
-its four kernels tuned over all their configurations at 16k tokens), and for decoding EntmaxKV (approximate entmax;
---entmaxkv names a checkout of it). Times are medians of device events. Shapes: one sequence of 16 heads, causal, for
-prefill; 8 KV heads x 4 query heads, head_dim 128, one new token, for decoding; bf16; queries and keys normal with
-scores of standard deviation sigma. `recorded`: all attention of a prefill of the embedded model on its own prompts, all
-layers and heads, against softmax of the same shapes.
+tuned as adasplash_peer says), and for decoding EntmaxKV (approximate entmax; --entmaxkv names a checkout of it). Times are
+medians of device events. Shapes: one sequence of 16 heads, causal, for prefill; 8 KV heads x 4 query heads, head_dim 128,
+one new token, for decoding; bf16; queries and keys normal with scores of standard deviation sigma. `recorded`: all
+attention of a prefill of the embedded model on its own prompts, all layers and heads, against softmax of the same shapes.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
 import pathlib
 import subprocess
 import sys
 import types
 
+from adasplash_peer import AdaSplash
 from gpu_report import plot, report
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 HEADS = 16
-TUNED_AT = 16384
 CHUNKS = (8192, 2048)
 DECODE_SHAPES = ((1, 8192), (1, 32768), (1, 131072), (1, 1048576), (16, 8192), (16, 32768), (16, 131072))
 
@@ -100,104 +97,23 @@ def limits():
             "copy_tb_per_second": round(2 * big.numel() / copy / 1e9, 3)}
 
 
-# --- AdaSplash-2
-
-KERNELS = ("_get_tau", "_get_tau_v2", "_get_tau_v3", "_get_output")
-NEED_BACKWARD = 9  # which of _get_output's arguments
-
-
-class ForwardOnly:
-    """_get_output without what only its backward pass reads."""
-
-    def __init__(self, kernel):
-        self.kernel = kernel
-
-    def __getitem__(self, grid):
-        def launch(*arguments):
-            arguments = list(arguments)
-            arguments[NEED_BACKWARD] = False
-            return self.kernel[grid](*arguments)
-
-        return launch
-
-
-def adasplash_kernels():
-    """(module, {name: autotuned kernel}) of AdaSplash-2, or (None, reason)."""
-    try:
-        import adasplash.adasplash_v2  # noqa: F401
-
-        module = sys.modules["adasplash.adasplash_v2"]
-    except ImportError as error:
-        return None, str(error)
-    if not isinstance(module._get_output, ForwardOnly):
-        module._get_output = ForwardOnly(module._get_output)
-    kernels = {name: getattr(module, name) for name in KERNELS}
-    kernels["_get_output"] = module._get_output.kernel
-    return module, kernels
-
-
-def adasplash_inputs(dim, tokens, sigma):
-    q, k = (normal((1, HEADS, tokens, dim), sigma**0.5) for _ in range(2))
-    return q, k, normal((1, HEADS, tokens, dim))
-
-
-def run_adasplash(module, q, k, v):
+def time_adasplash():
     import torch
 
-    with torch.no_grad():
-        return module.sparse_attn(q, k, v)
-
-
-def compile_adasplash(task):
-    """Compiles into Triton's cache what tuning and timing will run; its own process."""
-    dim, tokens, numbers = task
-    module, kernels = adasplash_kernels()
-    all_configs = {name: kernel.configs for name, kernel in kernels.items()}
-    q, k, v = adasplash_inputs(dim, tokens, 2)
-    for number in numbers:
-        for name, kernel in kernels.items():
-            configs = all_configs[name]
-            chosen = number[name] if isinstance(number, dict) else number % len(configs)
-            kernel.configs = [configs[chosen]]
-            kernel.cache.clear()
-        try:
-            run_adasplash(module, q, k, v)
-        except Exception:  # a configuration that needs too much shared memory; tuning leaves it out too
-            continue
-    return True
-
-
-def compile_in_parallel(tasks):
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(12, os.cpu_count() or 1)) as pool:
-        pool.map(compile_adasplash, tasks, chunksize=1)
-
-
-def time_adasplash():
-    module, kernels = adasplash_kernels()
-    if module is None:
-        return [], {"adasplash": kernels}
-    all_configs = {name: list(kernel.configs) for name, kernel in kernels.items()}
-    most = max(len(configs) for configs in all_configs.values())
-    compile_in_parallel([(dim, TUNED_AT, list(range(i, most, 6))) for dim in (64, 128) for i in range(6)])
-    best, described = {}, {}
-    for dim in (64, 128):
-        for name, kernel in kernels.items():
-            kernel.configs = list(all_configs[name])
-            kernel.cache.clear()
-        run_adasplash(module, *adasplash_inputs(dim, TUNED_AT, 2))
-        best[dim] = {name: all_configs[name].index(kernel.best_config) for name, kernel in kernels.items()}
-        described[f"dim {dim}"] = {name: str(kernel.best_config) for name, kernel in kernels.items()}
-    compile_in_parallel([(dim, tokens, [best[dim]]) for dim in (64, 128) for tokens in LENGTHS])
+    try:
+        peer = AdaSplash(backward=False)
+    except ImportError as error:
+        return [], {"adasplash": str(error)}
+    described = peer.tune((64, 128), LENGTHS, HEADS)
     rows = []
     for dim in (64, 128):
+        peer.use(dim)
         for tokens in LENGTHS:
-            for name, kernel in kernels.items():
-                kernel.configs = [all_configs[name][best[dim][name]]]
-                kernel.cache.clear()
             for sigma in (1.0, 2.0, 4.0):
-                q, k, v = adasplash_inputs(dim, tokens, sigma)
-                ms = median_ms(lambda: run_adasplash(module, q, k, v), 3 if tokens > 50000 else 9)
+                q, k = (normal((1, HEADS, tokens, dim), sigma**0.5) for _ in range(2))
+                v = normal((1, HEADS, tokens, dim))
+                with torch.no_grad():
+                    ms = median_ms(lambda: peer.attend(q, k, v), 3 if tokens > 50000 else 9)
                 rows.append({"name": "adasplash-2", "dim": dim, "tokens": tokens, "sigma": sigma, "ms": round(ms, 4)})
                 print(json.dumps(rows[-1]), flush=True)
     return rows, {"adasplash": described}

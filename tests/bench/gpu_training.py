@@ -6,19 +6,21 @@ and AdaSplash-2 (entmax-1.5; where PyPI's adasplash is installed), medians of on
 
 Random normal queries, keys and output gradients; sigma is the standard deviation of the scores. --recorded FOLDER takes
 tensors of a training step (layerN.{q,k,v,d_out}.bin: bfloat16 [tokens][heads][64]) as recorded by --record FOLDER, which runs
-one of the embedded model's with the kernels of models/recipe.
+one of the embedded model's.
 """
 
 import argparse
 import json
 import pathlib
 import statistics
-import struct
 import sys
 
+from adasplash_peer import AdaSplash
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+HEADS = 16
 LENGTHS = [4096, 8192, 16384, 32768, 65536, 131072]
-RECIPE_SLOPES = [1.0, 0.5, 0.25, 0.125, 0, 0, 0, 0]
+RECALL_SLOPES = [1.0, 0.5, 0.25, 0.125, 0, 0, 0, 0]
 
 
 def median_ms(function, tokens):
@@ -53,15 +55,7 @@ def attentions(slopes=None):
                                                                         enable_gqa=k.shape[1] != q.shape[1])
         return attend
 
-    found = {"ours": ours, "flash": sdpa(SDPBackend.FLASH_ATTENTION), "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION)}
-    if slopes is None:
-        try:
-            from adasplash import adasplash
-
-            found["adasplash"] = lambda q, k, v: adasplash(q, k, v, alpha=1.5, is_causal=True)
-        except ImportError as missing:
-            print(f"without AdaSplash-2: {missing}", file=sys.stderr)
-    return found
+    return {"ours": ours, "flash": sdpa(SDPBackend.FLASH_ATTENTION), "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION)}
 
 
 def measure(function, q, k, v, dout):
@@ -81,16 +75,17 @@ def measure(function, q, k, v, dout):
         return {"error": f"{type(error).__name__}: {error}"[:200]}
 
 
-def random_case(head_dim, tokens, sigma, kind="normal", heads=16):
+def random_case(head_dim, tokens, sigma, kind="normal", heads=HEADS):
+    """q, k, v and the output's gradient as models have them: [batch, heads, tokens, head_dim], a token's heads together."""
     import torch
 
     torch.manual_seed(1)
     scale = sigma**0.5
-    q, k = (torch.randn(1, heads, tokens, head_dim, device="cuda") * scale for _ in range(2))
+    q, k = (torch.randn(1, tokens, heads, head_dim, device="cuda") * scale for _ in range(2))
     if kind == "equal":
-        k = k[:, :, :1].expand_as(k)
-    v, dout = (torch.randn(1, heads, tokens, head_dim, device="cuda") for _ in range(2))
-    return [x.bfloat16().contiguous() for x in (q, k, v, dout)]
+        k = k[:, :1].expand_as(k)
+    v, dout = (torch.randn(1, tokens, heads, head_dim, device="cuda") for _ in range(2))
+    return [x.bfloat16().contiguous().transpose(1, 2) for x in (q, k, v, dout)]
 
 
 def block_sparsity(q, k, heads=2, block=64):
@@ -116,12 +111,25 @@ def block_sparsity(q, k, heads=2, block=64):
     return round(empty / total, 4)
 
 
-def run_random(lengths, adasplash_dims):
+def find_adasplash(dims, lengths, heads=HEADS):
+    """The peer, tuned, and the configurations chosen; None, and why, where it is not installed."""
+    if not dims:
+        return None, "not asked for"
+    try:
+        peer = AdaSplash(backward=True)
+    except ImportError as missing:
+        return None, str(missing)
+    return peer, peer.tune(dims, lengths, heads)
+
+
+def run_random(lengths, adasplash):
+    """adasplash: tuned, or None."""
     results = []
     for head_dim in (64, 128):
         found = attentions()
-        if head_dim not in adasplash_dims:
-            found.pop("adasplash", None)
+        if adasplash and head_dim in adasplash.best:
+            adasplash.use(head_dim)
+            found["adasplash"] = adasplash.attend
         cases = [("normal", n, s) for n in lengths for s in (1, 2, 4)] + [("normal", 16384, 0.5), ("equal", 16384, 1)]
         softmax = {}  # what is in the tensors does not change its time
         for kind, tokens, sigma in cases:
@@ -134,8 +142,8 @@ def run_random(lengths, adasplash_dims):
                     if (name, tokens) not in softmax:
                         softmax[name, tokens] = measure(function, *tensors)
                     row[name] = softmax[name, tokens]
-                elif name == "adasplash" and (sigma != 2 or kind == "equal"):
-                    continue
+                elif name == "adasplash":  # which takes a head's tokens together
+                    row[name] = measure(function, *(x.contiguous() for x in tensors))
                 else:
                     row[name] = measure(function, *tensors)
             results.append(row)
@@ -148,36 +156,21 @@ def record(folder, tokens, ids):
     import torch
 
     sys.path.insert(0, str(ROOT / "models" / "recipe"))
-    import entmax_attention
-    from export import LAYER_NAMES
+    from export import read_exported
     from model import RECALL_9M, Model
 
-    raw = (ROOT / "models" / "recall-9m" / "model.safetensors").read_bytes()
-    size = struct.unpack("<Q", raw[:8])[0]
-    header = json.loads(raw[8:8 + size])
-
-    def tensor(name):
-        begin, end = header[name]["data_offsets"]
-        data = torch.frombuffer(bytearray(raw[8 + size + begin:8 + size + end]), dtype=torch.bfloat16)
-        return data.reshape(header[name]["shape"]).float()
-
-    state = {"embedding": tensor("model.embed_tokens.weight"), "final_norm": tensor("model.norm.weight")}
-    for layer in range(RECALL_9M.layers):
-        prefix = f"model.layers.{layer}"
-        for name, exported in LAYER_NAMES.items():
-            state[f"layers.{layer}.{name}"] = tensor(f"{prefix}.{exported}.weight")
-        parts = [tensor(f"{prefix}.self_attn.attn_scale_{part}_proj.weight") for part in ("beta", "gamma")]
-        state[f"layers.{layer}.w_scale"] = torch.cat(parts)
+    model = Model(RECALL_9M)
+    model.load_state_dict(read_exported(ROOT / "models" / "recall-9m", RECALL_9M))
     seen = []
 
-    def attention(q, k, v, slopes):
-        out = entmax_attention.Entmax15Attention.apply(q, k, v, slopes)
+    def attention(q, k, v):
+        out = entmax(q, k, v)
         seen.append({"q": q.detach(), "k": k.detach(), "v": v.detach()})
         out.register_hook(lambda gradient, one=seen[-1]: one.update(d_out=gradient.detach()))
         return out
 
-    model = Model(RECALL_9M, attention).cuda()
-    model.load_state_dict(state)
+    entmax, model.attention = model.attention, attention
+    model.cuda()
     ids = ids[:tokens].cuda()[None]
     targets = torch.roll(ids, -1, 1)
     weights = torch.full((tokens,), 1 / tokens, device="cuda")
@@ -205,7 +198,7 @@ def run_recorded(folder):
         k, v = (load(name).view(1, -1, 4, 64).transpose(1, 2) for name in ("k", "v"))
         dout = load("d_out").view(1, -1, 8, 64).transpose(1, 2)
         row = {"kind": "recorded", "layer": layer, "head_dim": 64, "tokens": q.shape[2]}
-        for name, function in attentions(RECIPE_SLOPES).items():
+        for name, function in attentions(RECALL_SLOPES).items():
             row[name] = measure(function, q, k, v, dout)
         results.append(row)
         print(json.dumps(row), flush=True)
@@ -261,8 +254,10 @@ def main():
         ids = torch.from_numpy(numpy.load(arguments.ids).astype("int64").ravel())
         return record(arguments.record, arguments.tokens, ids)
     rows = [row for folder in arguments.recorded for row in run_recorded(folder)]
-    rows += run_random(arguments.lengths, arguments.adasplash_dims) if arguments.lengths else []
     results = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
+    if arguments.lengths:
+        adasplash, results["adasplash"] = find_adasplash(arguments.adasplash_dims, arguments.lengths)
+        rows += run_random(arguments.lengths, adasplash)
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     report(results)

@@ -100,15 +100,17 @@ def checks(bin_):
 
 
 def training(bin_):
-    """The Python package's operators, where there is PyTorch."""
+    """The Python package's operators and what the recipe makes of them, where there is PyTorch."""
     if run([sys.executable, "-c", "import torch"], 120)[0] != 0:
         return {"operators": {"ok": True, "reason": "no PyTorch for this Python"}}
     package = os.environ.get("TAUSERVE_PYTHON_PACKAGE", str(bin_.parent / "python"))
-    code, output, seconds = run([sys.executable, "-m", "unittest", "tests/gpu/test_training.py"], 600, PYTHONPATH=package)
-    result = {"ok": code == 0, "exit_code": code, "seconds": seconds, "lines": output.splitlines()[-3:]}
-    if code != 0:
-        result["output"] = output[-3000:]
-    return {"operators": result}
+    results = {}
+    for name, file in (("operators", "test_training.py"), ("recipe", "test_recipe.py")):
+        code, output, seconds = run([sys.executable, "-m", "unittest", f"tests/gpu/{file}"], 600, PYTHONPATH=package)
+        results[name] = {"ok": code == 0, "exit_code": code, "seconds": seconds, "lines": output.splitlines()[-3:]}
+        if code != 0:
+            results[name]["output"] = output[-3000:]
+    return results
 
 
 def sanitizers(bin_):

@@ -42,6 +42,14 @@ def _empty_like(array: Any) -> Any:
     return np.empty(array.shape, array.dtype)
 
 
+def _empty_tau(q: Any) -> Any:
+    if hasattr(q, "new_empty"):
+        import torch
+
+        return q.new_empty(q.shape[:3], dtype=torch.float32)
+    return np.empty(q.shape[:3], np.float32)
+
+
 def entmax_attention(
     q: Any,
     k: Any,
@@ -52,6 +60,7 @@ def entmax_attention(
     alibi_slopes: Sequence[float] | None = None,
     window: int | None = None,
     return_stats: bool = False,
+    return_tau: bool = False,
     num_threads: int = 0,
 ) -> Any:
     """sum_j p_j v_j with p = entmax_alpha(scale * q . k), exactly: alpha 1 is softmax, 2 sparsemax.
@@ -66,12 +75,16 @@ def entmax_attention(
       alibi_slopes: one a query head, >= 0: slope * (key position - query position) is added to the scores. Causal only.
       window: keys a query sees, itself included; None: all. Causal only.
       return_stats: also return a dict, summed over batch and heads: rows, keys_considered (visible), keys_scored,
-        support (p > 0), blocks_* (64 queries x 64 keys of a head), tau_iterations, wide_rows, max_tau_residual.
+        support (p > 0), blocks_* (64 queries x 64 keys of a head), tau_iterations, wide_rows, max_tau_residual. On the
+        CPU alone.
+      return_tau: also return each row's threshold, float32 [batch, heads, tokens]: a key has weight where
+        (alpha - 1) * its score > tau, namely p = ((alpha - 1) * score - tau)^(1 / (alpha - 1)). For softmax the
+        log-sum-exp of the scores.
       num_threads: 0: one a core.
 
     Returns:
-      The output, shaped as q; with return_stats, a pair (output, stats). PyTorch's output is differentiable by q, k and
-      v, but for return_stats.
+      The output, shaped as q; with return_tau or return_stats a tuple of it, tau and the stats, whichever are asked
+      for. PyTorch's output is differentiable by q, k and v, but for return_stats.
 
     Raises:
       ValueError: shapes that do not fit, a head_dim that is no multiple of 16 in [32, 256], numbers out of range.
@@ -86,12 +99,15 @@ def entmax_attention(
         from . import torch_ops
 
         torch_ops.check(q, k, v, 4)
-        return torch_ops.ops.entmax_forward(q, k, v, *options, torch_ops.backward_may_come(q, k, v))[0]
+        out, tau, *_ = torch_ops.forward("entmax_forward", q, k, v, *options)
+        return (out, torch_ops.tau_of(tau, options[0], options[2])) if return_tau else out
     if any(getattr(x, "requires_grad", False) for x in (q, k, v)):
         raise ValueError("return_stats comes without gradients: detach q, k and v")
     out = _empty_like(q)
-    stats = _native.attention(q, k, v, out, None, None, None, *options)
-    return (out, stats) if return_stats else out
+    tau = _empty_tau(q) if return_tau else None
+    stats = _native.attention(q, k, v, out, tau, None, None, *options)
+    results = (out, *([tau] if return_tau else []), *([stats] if return_stats else []))
+    return results if len(results) > 1 else out
 
 
 def entmax_attention_varlen(
@@ -130,10 +146,10 @@ def entmax_attention_varlen(
     torch_ops.check(q, k, v, 3)
     heads, head_dim = q.shape[1], q.shape[2]
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    return torch_ops.ops.entmax_varlen_forward(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, per_head(alpha, heads, 1.5),
-        per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim), window_or_all(window), bool(causal),
-        num_threads, torch_ops.backward_may_come(q, k, v))[0]
+    return torch_ops.forward(
+        "entmax_varlen_forward", q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        per_head(alpha, heads, 1.5), per_head(alibi_slopes, heads, 0.0), scale_or_default(scale, head_dim),
+        window_or_all(window), bool(causal), num_threads)[0]
 
 
 class PagedKvCache:

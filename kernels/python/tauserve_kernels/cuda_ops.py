@@ -1,8 +1,10 @@
 """The operators on CUDA tensors: libtauserve_training.so beside this file, called as kernels/cuda/training_api.h says.
 
-The forward pass keeps, for the backward pass, each row's number of keys with weight, the place of their entries
-(-1: not kept) and the entries, 4 bytes each; these take at most as much memory as q, k, v and the output. Other rows
-are made again.
+The forward pass keeps, for the backward pass, each row's threshold in units of q . k, the number of its keys with
+weight, the place of their entries (-1: not kept) and the entries, 4 bytes each; these take at most as much memory as q,
+k, v and the output. Other rows are made again.
+
+What a call needs beside its tensors is made once for a shape: up to 8k tokens the host's time is what bounds it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -84,28 +86,14 @@ class _Sequences(_Table):
         self.short_of_keys = any(keys < tokens for _, tokens, _, keys in rows)
 
 
-@functools.lru_cache(maxsize=256)
-def _equal_sequences(batch: int, tokens: int, keys: int, device: torch.device) -> _Sequences:
-    return _Sequences([(i * tokens, tokens, i * keys, keys) for i in range(batch)], device)
-
-
 class _Heads(_Table):
-    """alpha and ALiBi slope of every head; `scales`: from a row's threshold in units of q . k to tau."""
+    """alpha and ALiBi slope of every head."""
 
-    def __init__(self, alpha: tuple[float, ...], slopes: tuple[float, ...], scale: float, device: torch.device) -> None:
+    def __init__(self, alpha: tuple[float, ...], slopes: tuple[float, ...], device: torch.device) -> None:
         super().__init__(list(zip(alpha, slopes)), torch.float32, device)
-        self.scales = ((self.host[:, 0] - 1) * scale).to(device)
 
 
 _heads = functools.lru_cache(maxsize=256)(_Heads)
-
-
-@functools.lru_cache(maxsize=256)
-def _refusal(device: torch.device, head_dim: int, num_keys: int) -> str | None:
-    batch = _Batch(head_dim=head_dim, num_keys=num_keys)
-    with torch.cuda.device(device):
-        reason = _library().tauserve_refusal(batch)
-    return reason.decode() if reason else None
 
 
 def _packed_sequences(cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, num_tokens: int, num_keys: int,
@@ -122,19 +110,28 @@ def _packed_sequences(cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, nu
     return _Sequences(rows, device)
 
 
-class _Call:
-    """One batch: q [tokens, heads, head_dim], k and v [keys, kv_heads, head_dim], contiguous."""
+class _Options(NamedTuple):
+    alpha: tuple[float, ...]  # of each head, as alibi_slopes
+    alibi_slopes: tuple[float, ...]
+    scale: float
+    window: int
+    causal: bool
 
-    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sequences: _Sequences, alpha: Sequence[float],
-                 alibi_slopes: Sequence[float], scale: float, window: int, causal: bool) -> None:
-        if q.dtype != torch.bfloat16 or k.dtype != torch.bfloat16:
-            raise ValueError(f"q is {q.dtype} and k {k.dtype}; on CUDA both must be bfloat16")
+
+class _Plan:
+    """All of a call but its tensors, which are contiguous: q [tokens, heads, head_dim], k and v [keys, kv_heads, head_dim].
+
+    shape: tokens, keys, heads, kv_heads, head_dim.
+    """
+
+    def __init__(self, sequences: _Sequences, shape: tuple[int, ...], options: _Options, device: torch.device) -> None:
+        tokens, keys, heads, kv_heads, head_dim = shape
+        alpha, alibi_slopes, scale, window, causal = options
         if any(not 1 < a <= 2 for a in alpha):
             raise ValueError(f"alpha is {list(alpha)}; on CUDA it must be in (1, 2], scaled_dot_product_attention has "
                              "softmax")
         if scale <= 0:
             raise ValueError(f"scale is {scale}; on CUDA it must be positive")
-        heads, kv_heads = q.shape[1], k.shape[1]
         if kv_heads == 0 or heads % kv_heads:
             raise ValueError(f"q has {heads} heads, no multiple of k's {kv_heads}")
         for name, values in (("alpha", alpha), ("alibi_slopes", alibi_slopes)):
@@ -146,26 +143,52 @@ class _Call:
             raise ValueError("window and alibi_slopes are for causal attention")
         if sequences.short_of_keys:
             raise ValueError("a sequence has more queries than keys; on CUDA its queries must be the last of its keys")
-        self.q, self.k, self.v = (x.detach().contiguous() for x in (q, k, v))
+        self.device = device
         self.sequences = sequences
-        self.heads = _heads(tuple(alpha), tuple(alibi_slopes), scale, q.device)
+        self.heads = _heads(alpha, alibi_slopes, device)
         self.batch = _Batch(
             sequences.device.data_ptr(), sequences.host.data_ptr(), self.heads.device.data_ptr(),
-            self.heads.host.data_ptr(), len(sequences.host), q.shape[0], k.shape[0], q.shape[1], k.shape[1], q.shape[2],
-            scale, window, int(causal))
-        refusal = _refusal(q.device, q.shape[2], k.shape[0])
+            self.heads.host.data_ptr(), len(sequences.host), tokens, keys, heads, kv_heads, head_dim, scale, window,
+            int(causal))
+        with torch.cuda.device(device):
+            refusal = _library().tauserve_refusal(self.batch)
         if refusal:
-            raise ValueError(refusal)
+            raise ValueError(refusal.decode())
+        self.forward_bytes = _library().tauserve_forward_workspace_bytes(self.batch)
+        self._backward_bytes: dict[tuple[int, int], int] = {}
 
-    def workspace(self, size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=torch.uint8, device=self.q.device)
+    def backward_bytes(self, entries: int, deterministic: int) -> int:
+        size = self._backward_bytes.get((entries, deterministic))
+        if size is None:
+            size = _library().tauserve_backward_workspace_bytes(self.batch, entries, deterministic)
+            self._backward_bytes[entries, deterministic] = size
+        return size
 
-    def run(self, name: str, *arguments: Any) -> None:
-        stream = torch.cuda.current_stream(self.q.device).cuda_stream
-        with torch.cuda.device(self.q.device):
-            error = getattr(_library(), f"tauserve_{name}")(self.batch, *arguments, stream)
+    def run(self, name: str, workspace_bytes: int, *arguments: Any) -> None:
+        workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=self.device)
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        call = functools.partial(getattr(_library(), f"tauserve_{name}"), self.batch, *arguments,
+                                 workspace.data_ptr(), workspace_bytes, stream)
+        if torch.cuda.current_device() == self.device.index:
+            error = call()
+        else:
+            with torch.cuda.device(self.device):
+                error = call()
         if error:
             raise RuntimeError(f"entmax attention failed: {error.decode()}")
+
+
+@functools.lru_cache(maxsize=256)
+def _equal_plan(batch: int, tokens: int, keys: int, heads: int, kv_heads: int, head_dim: int, options: _Options,
+                device: torch.device) -> _Plan:
+    """Of `batch` sequences of equal lengths."""
+    sequences = _Sequences([(i * tokens, tokens, i * keys, keys) for i in range(batch)], device)
+    return _Plan(sequences, (batch * tokens, batch * keys, heads, kv_heads, head_dim), options, device)
+
+
+def _check_types(q: torch.Tensor, k: torch.Tensor) -> None:
+    if q.dtype != torch.bfloat16 or k.dtype != torch.bfloat16:
+        raise ValueError(f"q is {q.dtype} and k {k.dtype}; on CUDA both must be bfloat16")
 
 
 def capacity(q: torch.Tensor, k: torch.Tensor) -> int:
@@ -179,36 +202,32 @@ def _new_kept(q: torch.Tensor, k: torch.Tensor, keep: bool) -> tuple[torch.Tenso
             q.new_empty(capacity(q, k) if keep else 0, dtype=torch.int32))
 
 
-def _forward(call: _Call, keep: bool) -> tuple[torch.Tensor, ...]:
-    """out and tau [tokens, heads(, head_dim)], then count, first and entries."""
-    q = call.q
+def _forward(plan: _Plan, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keep: bool) -> tuple[torch.Tensor, ...]:
+    """out and thresholds [tokens, heads(, head_dim)], then count, first and entries."""
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out, threshold = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
-    count, first, entries = _new_kept(q, call.k, keep)
+    count, first, entries = _new_kept(q, k, keep)
     if out.numel() == 0:
         return out, threshold, count, first, entries
     used = q.new_empty(1, dtype=torch.int64)
     kept = _Kept(threshold.data_ptr(), count.data_ptr(), first.data_ptr(), entries.data_ptr(), entries.numel(),
                  used.data_ptr())
-    size = _library().tauserve_forward_workspace_bytes(call.batch)
-    workspace = call.workspace(size)
-    call.run("forward", q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), out.data_ptr(), kept, workspace.data_ptr(),
-             size)
-    return out, threshold * call.heads.scales, count, first, entries
+    plan.run("forward", plan.forward_bytes, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), kept)
+    return out, threshold, count, first, entries
 
 
-def _backward(call: _Call, dout: torch.Tensor, tau: torch.Tensor, count: torch.Tensor, first: torch.Tensor,
+def _backward(plan: _Plan, dout: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+              threshold: torch.Tensor, count: torch.Tensor, first: torch.Tensor,
               entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dout and tau as _forward's out and tau."""
-    dout, threshold = dout.detach().contiguous(), (tau.detach() / call.heads.scales).contiguous()
-    dq, dk, dv = torch.empty_like(call.q), torch.empty_like(call.k), torch.empty_like(call.v)
+    """dout and threshold as _forward's out and threshold."""
+    dout, q, k, v, threshold = (x.contiguous() for x in (dout, q, k, v, threshold))
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     if dq.numel() == 0:
         return dq, dk.zero_(), dv.zero_()
     deterministic = int(torch.are_deterministic_algorithms_enabled())
     kept = _Kept(threshold.data_ptr(), count.data_ptr(), first.data_ptr(), entries.data_ptr(), entries.numel(), None)
-    size = _library().tauserve_backward_workspace_bytes(call.batch, entries.numel(), deterministic)
-    workspace = call.workspace(size)
-    call.run("backward", call.q.data_ptr(), call.k.data_ptr(), call.v.data_ptr(), dout.data_ptr(), dq.data_ptr(),
-             dk.data_ptr(), dv.data_ptr(), kept, deterministic, workspace.data_ptr(), size)
+    pointers = [x.data_ptr() for x in (q, k, v, dout, dq, dk, dv)]
+    plan.run("backward", plan.backward_bytes(entries.numel(), deterministic), *pointers, kept, deterministic)
     return dq, dk, dv
 
 
@@ -243,39 +262,51 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def _unrow(x: torch.Tensor, batch: int) -> torch.Tensor:
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+    return x.view(batch, x.shape[0] // batch, *x.shape[1:]).transpose(1, 2)
 
 
-def _equal_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Sequence[Any]) -> _Call:
-    sequences = _equal_sequences(q.shape[0], q.shape[2], k.shape[2], q.device)
-    return _Call(_rows(q), _rows(k), _rows(v), sequences, *options)
+def _equal_plan_of(q: torch.Tensor, k: torch.Tensor, options: Sequence[Any]) -> _Plan:
+    _check_types(q, k)
+    alpha, alibi_slopes, *rest = options
+    batch, heads, tokens, head_dim = q.shape
+    return _equal_plan(batch, tokens, k.shape[2], heads, k.shape[1], head_dim,
+                       _Options(tuple(alpha), tuple(alibi_slopes), *rest), q.device)
 
 
 def entmax_forward(q, k, v, *options):
     *options, _, keep = options  # without num_threads
-    out, tau, *kept = _forward(_equal_call(q, k, v, options), keep)
-    return _unrow(out, q.shape[0]), _unrow(tau, q.shape[0]), *kept
+    out, threshold, *kept = _forward(_equal_plan_of(q, k, options), _rows(q), _rows(k), _rows(v), keep)
+    return _unrow(out, q.shape[0]), _unrow(threshold, q.shape[0]), *kept
 
 
-def entmax_backward(dout, q, k, v, out, tau, count, first, entries, *options):
+def entmax_backward(dout, q, k, v, out, threshold, count, first, entries, *options):
     *options, _ = options
-    gradients = _backward(_equal_call(q, k, v, options), _rows(dout), _rows(tau), count, first, entries)
+    tensors = [_rows(x) for x in (dout, q, k, v, threshold)]
+    gradients = _backward(_equal_plan_of(q, k, options), *tensors, count, first, entries)
     return tuple(_unrow(x, q.shape[0]) for x in gradients)
 
 
-def _packed_call(q, k, v, cu_seqlens_q, cu_seqlens_k, options: Sequence[Any]) -> _Call:
+def _packed_plan(q, k, cu_seqlens_q, cu_seqlens_k, options: Sequence[Any]) -> _Plan:
+    _check_types(q, k)
+    alpha, alibi_slopes, *rest = options
     sequences = _packed_sequences(cu_seqlens_q, cu_seqlens_k, q.shape[0], k.shape[0], q.device)
-    return _Call(q, k, v, sequences, *options)
+    return _Plan(sequences, (q.shape[0], k.shape[0], q.shape[1], k.shape[1], q.shape[2]),
+                 _Options(tuple(alpha), tuple(alibi_slopes), *rest), q.device)
 
 
 def entmax_varlen_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *options):
     *options, _, keep = options
-    out, tau, *kept = _forward(_packed_call(q, k, v, cu_seqlens_q, cu_seqlens_k, options), keep)
-    return out, tau.T, *kept
+    out, threshold, *kept = _forward(_packed_plan(q, k, cu_seqlens_q, cu_seqlens_k, options), q, k, v, keep)
+    return out, threshold.T, *kept
 
 
-def entmax_varlen_backward(dout, q, k, v, out, tau, count, first, entries, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
-                           max_seqlen_k, *options):
+def entmax_varlen_backward(dout, q, k, v, out, threshold, count, first, entries, cu_seqlens_q, cu_seqlens_k,
+                           max_seqlen_q, max_seqlen_k, *options):
     *options, _ = options
-    call = _packed_call(q, k, v, cu_seqlens_q, cu_seqlens_k, options)
-    return _backward(call, dout, tau.T, count, first, entries)
+    plan = _packed_plan(q, k, cu_seqlens_q, cu_seqlens_k, options)
+    return _backward(plan, dout, q, k, v, threshold.T, count, first, entries)
+
+
+def tau_of(threshold: torch.Tensor, alpha: Sequence[float], scale: float) -> torch.Tensor:
+    """Thresholds [batch, heads, tokens] in units of (alpha - 1) * score."""
+    return threshold * threshold.new_tensor([(a - 1) * scale for a in alpha])[:, None]

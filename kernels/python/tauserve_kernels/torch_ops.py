@@ -1,16 +1,18 @@
 """PyTorch's operators tauserve::entmax_*: differentiable, and known to torch.compile by their shapes.
 
 A row's threshold tau comes out with the output, float32 [batch, heads, tokens] (packed: [heads, tokens]): for alpha > 1
-in units of (alpha - 1) * score, for softmax the log-sum-exp of the scores. Backward needs `out`, tau and the inputs, on
-CUDA what cuda_ops keeps, too: count, first and entries, empty elsewhere. `keep`: whether a backward pass may come. A
-device is a row of _DEVICES and nothing else.
+in units of (alpha - 1) * score, for softmax the log-sum-exp of the scores; on CUDA in cuda_ops' units. Backward needs
+`out`, tau and the inputs, on CUDA what cuda_ops keeps, too: count, first and entries, empty elsewhere. `keep`: whether
+a backward pass may come. A device is a row of _DEVICES and nothing else. Gradients have none of their own.
 
-PyTorch before 2.4 has no torch.library.register_autograd: there the same operators are differentiable by an
-autograd.Function, and torch.compile does not see through them.
+PyTorch's dispatcher takes several times as long as all else that the host does for a call: forward() goes around it by
+an autograd.Function where no one listens. PyTorch before 2.4 has no torch.library.register_autograd: there the
+operators are differentiable by that function, too, and torch.compile does not see through them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,33 +118,48 @@ def _fake(name: str) -> Callable[..., Any]:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     q, k, v, *rest, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
     ctx.packed = isinstance(rest[0], torch.Tensor)  # with offsets
     tensors = rest[:2] if ctx.packed else []
     ctx.rest = rest[len(tensors):]
     ctx.save_for_backward(q, k, v, *output, *tensors)
 
 
-def _backward(ctx: Any, dout: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    op = ops.entmax_varlen_backward if ctx.packed else ops.entmax_backward
-    gradients = op(dout, *ctx.saved_tensors, *ctx.rest)
+def _backward(ctx: Any, operators: Any, dout: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """By one of `operators`."""
+    function = operators.entmax_varlen_backward if ctx.packed else operators.entmax_backward
+    if operators is not ops and torch.is_grad_enabled():
+        function = functools.partial(_Gradients.apply, function)
+    gradients = function(dout, *ctx.saved_tensors, *ctx.rest)
     others = 2 * ctx.packed + len(ctx.rest) + 1  # offsets, options, keep
     return (*gradients, *[None] * others)
 
 
-def _register_function(library: torch.library.Library, name: str) -> None:
-    """Differentiability before register_autograd."""
+def _no_second_derivative(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("entmax attention has no second derivatives")
 
-    class Differentiable(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            kernels = _DEVICES.get(inputs[0].device.type, _SHAPES)
-            output = getattr(kernels, name)(*inputs)
-            _setup_context(ctx, inputs, output)
-            return output
 
-        backward = staticmethod(_backward)
+class _Gradients(torch.autograd.Function):
+    """A backward function whose results are not to be taken for constants."""
 
-    library.impl(name, lambda *inputs: Differentiable.apply(*inputs), "Autograd")
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Any], *inputs: Any) -> Any:
+        return function(*inputs)
+
+    backward = staticmethod(_no_second_derivative)
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, name: str, *inputs: Any) -> Any:
+        kernels = _DEVICES.get(inputs[0].device.type, _SHAPES)
+        output = getattr(kernels, name)(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, dout: torch.Tensor, *_: Any) -> Any:
+        return None, *_backward(ctx, _DEVICES.get(dout.device.type, _SHAPES), dout)
 
 
 def _register() -> torch.library.Library:
@@ -153,16 +170,18 @@ def _register() -> torch.library.Library:
         library.define(name + schema, **tags)
         for device, kernels in _DEVICES.items():
             library.impl(name, getattr(kernels, name), device.upper())
-        if modern:
-            torch.library.register_fake(f"tauserve::{name}", _fake(name), lib=library)
-        else:
+        forward = name.endswith("_forward")
+        if not modern:
             library.impl(name, _fake(name), "Meta")
-        if not name.endswith("_forward"):
+            if forward:
+                library.impl(name, functools.partial(_Differentiable.apply, name), "Autograd")
             continue
-        if modern:
-            torch.library.register_autograd(f"tauserve::{name}", _backward, setup_context=_setup_context, lib=library)
+        torch.library.register_fake(f"tauserve::{name}", _fake(name), lib=library)
+        if forward:
+            torch.library.register_autograd(f"tauserve::{name}", lambda ctx, dout, *_: _backward(ctx, ops, dout),
+                                            setup_context=_setup_context, lib=library)
         else:
-            _register_function(library, name)
+            torch.library.register_autograd(f"tauserve::{name}", _no_second_derivative, lib=library)
     return library
 
 
@@ -170,8 +189,32 @@ _library = _register()  # its registrations live as long as it does
 ops = torch.ops.tauserve
 
 
-def backward_may_come(*inputs: torch.Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_transform = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _nobody_listens(tensors: tuple[torch.Tensor, ...]) -> bool:
+    """Whether no compiler, tracer, mode, transform or subclass of Tensor wants to see the operator."""
+    return (not _compiling() and not torch.jit.is_tracing() and _dispatch_modes() == 0 and _transform() is None
+            and all(type(x) in _PLAIN for x in tensors) and tensors[0].device.type in _DEVICES)
+
+
+def forward(name: str, *inputs: Any) -> tuple[torch.Tensor, ...]:
+    """The outputs of the operator `name`, with `inputs` that check() has let pass, less `keep`."""
+    tensors = inputs[:3]
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not _nobody_listens(tensors):
+        return getattr(ops, name)(*inputs, keep)
+    if keep:
+        return _Differentiable.apply(name, *inputs, keep)
+    return getattr(_DEVICES[tensors[0].device.type], name)(*inputs, keep)
+
+
+def tau_of(tau: torch.Tensor, alpha: list[float], scale: float) -> torch.Tensor:
+    """A forward operator's tau, on every device in units of (alpha - 1) * score."""
+    return cuda_ops.tau_of(tau, alpha, scale) if tau.device.type == "cuda" else tau
 
 
 def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dims: int) -> None:

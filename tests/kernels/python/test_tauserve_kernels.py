@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tauserve_kernels as tk
 import torch
-from problems import error, problem, reference
+from problems import error, problem, reference, reference_scores
 
 SEED = random.SystemRandom().randrange(2**32)
 
@@ -94,6 +94,24 @@ def test_stats(rng):
     assert stats["keys_considered"] == rows * 201 // 2
     assert rows <= stats["support"] <= stats["keys_scored"] <= stats["keys_considered"]
     assert stats["max_tau_residual"] < 1e-4
+
+
+@pytest.mark.parametrize("alpha", [1, 1.3, 1.5, 2])
+def test_thresholds(rng, alpha):
+    """Weights made of tau sum to 1; a tuple has what is asked for, in NumPy and in PyTorch."""
+    q, k, v = problem(rng)
+    out, tau = tk.entmax_attention(q, k, v, alpha, return_tau=True)
+    assert tau.dtype == torch.float32 and tau.shape == q.shape[:3]
+    scores = reference_scores(q, k)
+    p = (scores - tau.double()[..., None]).exp() if alpha == 1 else (
+        ((alpha - 1) * scores - tau.double()[..., None]).clamp_min(0) ** (1 / (alpha - 1)))
+    assert (p.sum(-1) - 1).abs().max() < 1e-3
+    assert error(out, p @ v.double().repeat_interleave(q.shape[1] // k.shape[1], 1)) < 1e-3
+    for inputs in ((q, k, v), [x.numpy() for x in (q, k, v)]):
+        also, its_tau, stats = tk.entmax_attention(*inputs, alpha, return_stats=True, return_tau=True)
+        assert type(also) is type(its_tau) is type(inputs[0])
+        assert np.array_equal(also, out) and np.array_equal(its_tau, tau)
+        assert stats["rows"] == (0 if alpha == 1 else tau.numel())
 
 
 def test_bad_arguments(rng):
