@@ -1,5 +1,7 @@
 #include "kernels/cuda/training_api.h"
 
+#include <cuda_bf16.h>
+
 #include <string>
 
 #include "kernels/cuda/backward.h"
@@ -77,14 +79,14 @@ const char* tauserve_refusal(const TauserveBatch* batch) {
 }
 
 int64_t tauserve_forward_workspace_bytes(const TauserveBatch* batch) {
-  TrainingForwardArgs args;
+  TrainingForwardArgs<__nv_bfloat16> args;
   SetBatch(*batch, args);
   return static_cast<int64_t>(TrainingForwardWorkspaceBytes(args));
 }
 
 int64_t tauserve_backward_workspace_bytes(const TauserveBatch* batch, int64_t capacity,
                                           int32_t deterministic) {
-  BackwardArgs args;
+  BackwardArgs<__nv_bfloat16> args;
   SetBatch(*batch, args);
   args.kept.capacity = capacity;
   args.deterministic = deterministic != 0;
@@ -94,7 +96,7 @@ int64_t tauserve_backward_workspace_bytes(const TauserveBatch* batch, int64_t ca
 const char* tauserve_forward(const TauserveBatch* batch, const void* q, const void* k,
                              const void* v, void* out, const TauserveKept* kept, void* workspace,
                              int64_t workspace_bytes, void* stream) {
-  TrainingForwardArgs args;
+  TrainingForwardArgs<__nv_bfloat16> args;
   SetBatch(*batch, args);
   args.q = static_cast<const __nv_bfloat16*>(q);
   args.k = static_cast<const __nv_bfloat16*>(k);
@@ -112,7 +114,7 @@ const char* tauserve_backward(const TauserveBatch* batch, const void* q, const v
                               const void* v, const void* d_out, void* dq, void* dk, void* dv,
                               const TauserveKept* kept, int32_t deterministic, void* workspace,
                               int64_t workspace_bytes, void* stream) {
-  BackwardArgs args;
+  BackwardArgs<__nv_bfloat16> args;
   SetBatch(*batch, args);
   args.q = static_cast<const __nv_bfloat16*>(q);
   args.k = static_cast<const __nv_bfloat16*>(k);
