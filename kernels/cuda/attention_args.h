@@ -21,18 +21,20 @@ struct ShadowScale {
   __half rest_norm;
 };
 
-struct AttentionArgs {
+// Element: of queries, output and pages. Serving's is bfloat16; training has float16, too.
+template <typename Element>
+struct AttentionArgsOf {
   // Queries and output: element (row, head, d) at row * stride + head * head_dim + d; 16-byte aligned rows.
-  const __nv_bfloat16* q = nullptr;
+  const Element* q = nullptr;
   int64_t q_stride = 0;
-  __nv_bfloat16* out = nullptr;
+  Element* out = nullptr;
   int64_t out_stride = 0;
   const float* query_scale = nullptr;  // [rows][num_heads] at row * query_scale_stride; nullptr = 1
   int64_t query_scale_stride = 0;
 
   // The layer's pages, each [num_pages][num_kv_heads][kPageTokens][head_dim]; unused slots may hold anything, NaN too.
-  const __nv_bfloat16* keys = nullptr;
-  const __nv_bfloat16* values = nullptr;
+  const Element* keys = nullptr;
+  const Element* values = nullptr;
   const int8_t* shadow = nullptr;             // as keys; nullptr where the cache keeps none
   const ShadowScale* shadow_scale = nullptr;  // [num_pages][num_kv_heads][kPageTokens]
   // [num_pages][num_kv_heads], at least |k| of each used key of the page; nullptr = none, then an ALiBi slope skips no page.
@@ -64,6 +66,7 @@ struct AttentionArgs {
   size_t workspace_bytes = 0;
   cudaStream_t stream = nullptr;
 };
+using AttentionArgs = AttentionArgsOf<__nv_bfloat16>;
 
 }  // namespace tauserve::cuda
 

@@ -9,7 +9,6 @@
 #ifndef TAUSERVE_KERNELS_CUDA_BACKWARD_H_
 #define TAUSERVE_KERNELS_CUDA_BACKWARD_H_
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <cstddef>
@@ -19,15 +18,16 @@
 
 namespace tauserve::cuda {
 
-// Device pointers unless said. Tensors are contiguous and 16-byte aligned.
+// Device pointers unless said. Tensors are contiguous and 16-byte aligned, of __nv_bfloat16 or __half.
+template <typename Element>
 struct BackwardArgs : TrainingBatch {
-  const __nv_bfloat16* q = nullptr;      // [num_tokens][num_heads][head_dim]
-  const __nv_bfloat16* k = nullptr;      // [num_keys][num_kv_heads][head_dim]
-  const __nv_bfloat16* v = nullptr;      // as k
-  const __nv_bfloat16* d_out = nullptr;  // as q
-  __nv_bfloat16* dq = nullptr;           // as q
-  __nv_bfloat16* dk = nullptr;           // as k
-  __nv_bfloat16* dv = nullptr;           // as k
+  const Element* q = nullptr;      // [num_tokens][num_heads][head_dim]
+  const Element* k = nullptr;      // [num_keys][num_kv_heads][head_dim]
+  const Element* v = nullptr;      // as k
+  const Element* d_out = nullptr;  // as q
+  Element* dq = nullptr;           // as q
+  Element* dk = nullptr;           // as k
+  Element* dv = nullptr;           // as k
 
   KeptSupport kept;  // as TrainingForward left it
   // The same gradients bit by bit in every run, for about the time of a sort of all keys with weight.
@@ -39,10 +39,12 @@ struct BackwardArgs : TrainingBatch {
 };
 
 // Of args' shape and kept.capacity; pointers aren't read.
-size_t BackwardWorkspaceBytes(const BackwardArgs& args);
+template <typename Element>
+size_t BackwardWorkspaceBytes(const BackwardArgs<Element>& args);
 
 // Writes all of dq, dk and dv. Asynchronous on args.stream. Errors of a launch are kept by CUDA_CHECK.
-void AttentionBackward(const BackwardArgs& args);
+template <typename Element>
+void AttentionBackward(const BackwardArgs<Element>& args);
 
 }  // namespace tauserve::cuda
 

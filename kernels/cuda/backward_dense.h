@@ -7,7 +7,8 @@
 namespace tauserve::cuda {
 
 // Writes their dQ; adds to dK and dV, which must be complete otherwise.
-void BackwardDense(const BackwardParams& p);
+template <typename Element>
+void BackwardDense(const BackwardParams<Element>& p);
 
 }  // namespace tauserve::cuda
 

@@ -3,6 +3,7 @@
 #define TAUSERVE_KERNELS_CUDA_BACKWARD_DENSE_COLUMNS_CUH_
 
 #include "kernels/cuda/backward_params.h"
+#include "kernels/cuda/gradient_scale.cuh"
 #include "kernels/cuda/scored_rows.cuh"
 
 namespace tauserve::cuda {
@@ -14,16 +15,16 @@ struct DenseColumnsShape {
   static constexpr int kListed = 1024;  // row tiles looked up together
   static constexpr int kRowBytes = kTrainingTile * 8;
   static constexpr int kSharedBytes =
-      (2 + 2 * kStages) * DenseTile<kDim>::kBytes + kStages * kRowBytes + kListed * 4 + 64 + 128;
+      (2 + 2 * kStages) * kDenseTileBytes<kDim> + kStages * kRowBytes + kListed * 4 + 64 + 128;
 };
 
-template <int kDim, entmax::Form kForm>
+template <typename Element, int kDim, entmax::Form kForm>
 struct DenseColumns {
-  using Tile = DenseTile<kDim>;
+  using Tile = DenseTile<Element, kDim>;
   using Shape = DenseColumnsShape<kDim>;
   using Scores = float[1][kTrainingTile / 8][4];
 
-  const BackwardParams& p;
+  const BackwardParams<Element>& p;
   const TrainedSequence sequence;
   const int kv_head, first_key, first_output;
   const uint32_t shared;  // keys, values, then stages of queries and output gradients
@@ -33,10 +34,17 @@ struct DenseColumns {
   const int row_tiles_before;  // of the sequences before
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int context;
+  float scale = kMostGradientScale;  // float16: of dS in dk
   float dk[Shape::kOutputs / 8][4] = {}, dv[Shape::kOutputs / 8][4] = {};
 
   __device__ __forceinline__ uint32_t Queries(int stage) const {
     return shared + (2 + 2 * stage) * Tile::kBytes;
+  }
+
+  // A listed row tile among those of all sequences and heads.
+  __device__ __forceinline__ int64_t TileOf(int at) const {
+    return static_cast<int64_t>(row_tiles_before + at / p.group) * p.args.num_heads +
+           kv_head * p.group + at % p.group;
   }
 
   __device__ void Run() {
@@ -76,9 +84,7 @@ struct DenseColumns {
       const int at = first_tile * p.group + i;
       bool live = false;
       if (i < end) {
-        const int64_t tile =
-            static_cast<int64_t>(row_tiles_before + at / p.group) * p.args.num_heads +
-            kv_head * p.group + at % p.group;
+        const int64_t tile = TileOf(at);
         live = p.dense_row_tiles[tile] != 0 &&
                (key_tile >= kMaxLiveWords * 32 ||
                 (p.live[tile * p.live_words + key_tile / 32] >> key_tile % 32 & 1) != 0);
@@ -164,6 +170,7 @@ struct DenseColumns {
       for (int i = 0; i < 4; i++) any |= x[0][n][i] > 0;
     }
     if (!__any_sync(~0u, any)) return;
+    if constexpr (kIsFloat16<Element>) LowerScale(at);
     Scores d_weight = {};
     Tile::MultiplyRows(shared + Tile::kBytes, warp * 16, queries + Tile::kBytes, lane, d_weight);
 #pragma unroll
@@ -173,12 +180,25 @@ struct DenseColumns {
         const float z = fmaxf(x[0][n][i], 0.0f) * head.inverse_width;
         const float g = WeightGradient<kForm>(z, head.exponent);
         d_weight[0][n][i] = g * (d_weight[0][n][i] - row[8 * n + i % 2].y);
-        x[0][n][i] = WeightOf<kForm>(z, g);
+        if constexpr (kIsFloat16<Element>) d_weight[0][n][i] *= scale;
+        x[0][n][i] = WeightOf<kForm>(z, g) * kWeightScale<Element>;
       }
     }
     Tile::template MultiplyWeights<Shape::kOutputs>(x[0], queries + Tile::kBytes, first_output,
                                                     lane, dv);
     Tile::template MultiplyWeights<Shape::kOutputs>(d_weight[0], queries, first_output, lane, dk);
+  }
+  // To the one of a row tile that may have larger dS than those before.
+  __device__ __forceinline__ void LowerScale(int at) {
+    const float tile_scale = GradientScale(p.gradient_bound[TileOf(at)]);
+    if (tile_scale >= scale) return;
+    const float by = tile_scale * InverseOfPowerOf2(scale);
+#pragma unroll
+    for (int n = 0; n < Shape::kOutputs / 8; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) dk[n][i] *= by;
+    }
+    scale = tile_scale;
   }
   __device__ __forceinline__ KeyRange Visible(int token) const {
     return VisibleKeys(context + token, sequence.num_keys, p.args.causal, p.args.sliding_window);
@@ -218,6 +238,9 @@ struct DenseColumns {
 
   // On top of what lists gave.
   __device__ __forceinline__ void Write() {
+    constexpr float kValueScale = 1 / kWeightScale<Element>;
+    float key_scale = p.args.scale;
+    if constexpr (kIsFloat16<Element>) key_scale *= InverseOfPowerOf2(scale);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const int key = KeyOf(h);
@@ -227,41 +250,40 @@ struct DenseColumns {
           first_output + 2 * (lane % 4);
 #pragma unroll
       for (int n = 0; n < Shape::kOutputs / 8; n++) {
-        AddPair(p.args.dv + at + 8 * n, dv[n][2 * h], dv[n][2 * h + 1]);
-        AddPair(p.args.dk + at + 8 * n, dk[n][2 * h] * p.args.scale,
-                dk[n][2 * h + 1] * p.args.scale);
+        AddPair(p.args.dv + at + 8 * n, dv[n][2 * h] * kValueScale, dv[n][2 * h + 1] * kValueScale);
+        AddPair(p.args.dk + at + 8 * n, dk[n][2 * h] * key_scale, dk[n][2 * h + 1] * key_scale);
       }
     }
   }
-  static __device__ __forceinline__ void AddPair(__nv_bfloat16* to, float x, float y) {
+  static __device__ __forceinline__ void AddPair(Element* to, float x, float y) {
     uint32_t* const pair = reinterpret_cast<uint32_t*>(to);
     const uint32_t before = *pair;
-    *pair = PackPair(x + __uint_as_float(before << 16), y + __uint_as_float(before & 0xffff0000u));
+    *pair = PackPair<Element>(x + LowOf<Element>(before), y + HighOf<Element>(before));
   }
 };
 
-template <int kDim, entmax::Form kForm>
+template <typename Element, int kDim, entmax::Form kForm>
 __global__ void __launch_bounds__(kDenseThreads)
-    BackwardDenseColumns(const __grid_constant__ BackwardParams p) {
+    BackwardDenseColumns(const __grid_constant__ BackwardParams<Element> p) {
   using Shape = DenseColumnsShape<kDim>;
   if (*p.any_dense == 0) return;
   extern __shared__ __align__(128) char shared[];
   const AlignedShared aligned = AlignShared(shared);
-  char* const rest = aligned.begin + (2 + 2 * Shape::kStages) * DenseTile<kDim>::kBytes;
+  char* const rest = aligned.begin + (2 + 2 * Shape::kStages) * kDenseTileBytes<kDim>;
   // Tiles of one KV head are neighbours; the first keys are seen by most rows.
   const int kv_head = blockIdx.x / p.tiles.num_key_tiles;
   const int2 at = p.tiles.key_tiles[blockIdx.x % p.tiles.num_key_tiles];
   int32_t* const listed = reinterpret_cast<int32_t*>(rest + Shape::kStages * Shape::kRowBytes);
-  DenseColumns<kDim, kForm> columns{p,
-                                    p.args.sequences[at.x],
-                                    kv_head,
-                                    at.y,
-                                    static_cast<int>(blockIdx.y) * Shape::kOutputs,
-                                    aligned.address,
-                                    reinterpret_cast<float2*>(rest),
-                                    listed,
-                                    listed + Shape::kListed,
-                                    p.tiles.first_row_tile[at.x]};
+  DenseColumns<Element, kDim, kForm> columns{p,
+                                             p.args.sequences[at.x],
+                                             kv_head,
+                                             at.y,
+                                             static_cast<int>(blockIdx.y) * Shape::kOutputs,
+                                             aligned.address,
+                                             reinterpret_cast<float2*>(rest),
+                                             listed,
+                                             listed + Shape::kListed,
+                                             p.tiles.first_row_tile[at.x]};
   columns.Run();
 }
 

@@ -3,13 +3,15 @@
 #define TAUSERVE_KERNELS_CUDA_BACKWARD_DENSE_ROWS_CUH_
 
 #include "kernels/cuda/backward_params.h"
+#include "kernels/cuda/gradient_scale.cuh"
 #include "kernels/cuda/scored_rows.cuh"
 
 namespace tauserve::cuda {
 
 // Which tiles have rows that aren't kept.
+template <typename Element>
 __global__ void __launch_bounds__(kDenseThreads)
-    MarkDenseRows(const __grid_constant__ BackwardParams p) {
+    MarkDenseRows(const __grid_constant__ BackwardParams<Element> p) {
   const int tile = blockIdx.x * (kDenseThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (tile >= p.tiles.num_row_tiles * p.args.num_heads) return;
   const int head = tile % p.args.num_heads;
@@ -27,19 +29,20 @@ __global__ void __launch_bounds__(kDenseThreads)
   *p.any_dense = 1;
 }
 
-template <int kDim, entmax::Form kForm>
-struct DenseRows : ScoredRows<kDim, 1, true> {
-  using Rows = ScoredRows<kDim, 1, true>;
-  using Tile = DenseTile<kDim>;
+template <typename Element, int kDim, entmax::Form kForm>
+struct DenseRows : ScoredRows<Element, kDim, 1, true> {
+  using Rows = ScoredRows<Element, kDim, 1, true>;
+  using Tile = DenseTile<Element, kDim>;
   using Rows::constants;
   using Rows::lane;
   using Rows::live;
   using Rows::threshold;
   using typename Rows::Scores;
 
-  const BackwardParams& p;
+  const BackwardParams<Element>& p;
   const int tile;
   float mean[2];
+  float scale;  // float16: of the warp's dS
 
   __device__ void Run() {
     this->Start();
@@ -62,7 +65,7 @@ struct DenseRows : ScoredRows<kDim, 1, true> {
   }
 
   __device__ __forceinline__ void FindMeans() {
-    float weighted[2] = {}, plain[2] = {};
+    float weighted[2] = {}, plain[2] = {}, most = 0;
     this->template ForTiles<true>([&](int key_tile, uint32_t keys) {
       Scores x;
       if (!this->Multiply(key_tile, keys, x)) return;
@@ -78,6 +81,9 @@ struct DenseRows : ScoredRows<kDim, 1, true> {
           const float g = Gradient(x[0][n][i]);
           weighted[i / 2] = fmaf(g, d_weight[0][n][i], weighted[i / 2]);
           plain[i / 2] += g;
+          if constexpr (kIsFloat16<Element>) {
+            if (g > 0) most = fmaxf(most, fabsf(d_weight[0][n][i]));
+          }
         }
       }
     });
@@ -91,8 +97,20 @@ struct DenseRows : ScoredRows<kDim, 1, true> {
       mean[h] = plain[h] > 0 ? weighted[h] / plain[h] : 0.0f;
       if (lane % 4 == 0 && threshold[0][h] < INFINITY) p.mean[this->RowOf(0, h)] = mean[h];
     }
+    if constexpr (kIsFloat16<Element>) FindScale(most);
   }
 
+  // From the largest |dP| with weight on the thread's keys: no |dS| of its row is more than twice the row's.
+  __device__ __forceinline__ void FindScale(float most) {
+    const uint32_t bound = __reduce_max_sync(~0u, __float_as_uint(2 * most));
+    scale = GradientScale(__uint_as_float(bound));
+    if (lane == 0) atomicMax(reinterpret_cast<uint32_t*>(&p.gradient_bound[tile]), bound);
+  }
+
+  // From a sum of scaled dS K to dQ.
+  __device__ __forceinline__ float SumScale() const {
+    return kIsFloat16<Element> ? p.args.scale * InverseOfPowerOf2(scale) : p.args.scale;
+  }
   __device__ __forceinline__ void WriteGradients() {
     float sum[kDim / 8][4] = {};
     this->template ForTiles<false>([&](int key_tile, uint32_t keys) {
@@ -105,6 +123,7 @@ struct DenseRows : ScoredRows<kDim, 1, true> {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           d_weight[0][n][i] = Gradient(x[0][n][i]) * (d_weight[0][n][i] - mean[i / 2]);
+          if constexpr (kIsFloat16<Element>) d_weight[0][n][i] *= scale;
         }
       }
       Tile::template MultiplyWeights<kDim>(d_weight[0], keys, 0, lane, sum);
@@ -112,19 +131,19 @@ struct DenseRows : ScoredRows<kDim, 1, true> {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       if (!(threshold[0][h] < INFINITY)) continue;
-      __nv_bfloat16* to = p.args.dq + this->RowOf(0, h) * kDim + 2 * (lane % 4);
+      Element* to = p.args.dq + this->RowOf(0, h) * kDim + 2 * (lane % 4);
 #pragma unroll
       for (int n = 0; n < kDim / 8; n++) {
         *reinterpret_cast<uint32_t*>(to + 8 * n) =
-            PackPair(sum[n][2 * h] * p.args.scale, sum[n][2 * h + 1] * p.args.scale);
+            PackPair<Element>(sum[n][2 * h] * SumScale(), sum[n][2 * h + 1] * SumScale());
       }
     }
   }
 };
 
-template <int kDim, entmax::Form kForm>
+template <typename Element, int kDim, entmax::Form kForm>
 __global__ void __launch_bounds__(kDenseThreads)
-    BackwardDenseRows(const __grid_constant__ BackwardParams p) {
+    BackwardDenseRows(const __grid_constant__ BackwardParams<Element> p) {
   using Shape = ScoredRowsShape<kDim, 1, true>;
   extern __shared__ __align__(128) char shared[];
   // The last rows of a sequence see most: first.
@@ -133,7 +152,7 @@ __global__ void __launch_bounds__(kDenseThreads)
   const int2 at = p.tiles.row_tiles[tile / p.args.num_heads];
   const AlignedShared aligned = AlignShared(shared);
   uint32_t* const live = reinterpret_cast<uint32_t*>(aligned.begin + Shape::kTileBytes);
-  DenseRows<kDim, kForm> rows{
+  DenseRows<Element, kDim, kForm> rows{
       {p.args, p.args.kept, p.args.q, p.args.k, p.args.v, p.args.d_out, p.args.sequences[at.x],
        tile % p.args.num_heads, at.y, aligned.address, live},
       p,

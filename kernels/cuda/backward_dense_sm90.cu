@@ -8,27 +8,33 @@
 namespace tauserve::cuda {
 namespace {
 
-template <int kDim, entmax::Form kForm>
-void Launch(const BackwardParams& p) {
+template <typename Element, int kDim, entmax::Form kForm>
+void Launch(const BackwardParams<Element>& p) {
   using Rows = ScoredRowsShape<kDim, 1, true>;
   using Columns = DenseColumnsShape<kDim>;
   const int tiles = p.tiles.num_row_tiles * p.args.num_heads;
   MarkDenseRows<<<CeilDiv(tiles, kDenseThreads / 32), kDenseThreads, 0, p.args.stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
-  AllowSharedBytes<BackwardDenseRows<kDim, kForm>>(Rows::kSharedBytes);
-  BackwardDenseRows<kDim, kForm><<<tiles, kDenseThreads, Rows::kSharedBytes, p.args.stream>>>(p);
+  AllowSharedBytes<BackwardDenseRows<Element, kDim, kForm>>(Rows::kSharedBytes);
+  BackwardDenseRows<Element, kDim, kForm>
+      <<<tiles, kDenseThreads, Rows::kSharedBytes, p.args.stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
-  AllowSharedBytes<BackwardDenseColumns<kDim, kForm>>(Columns::kSharedBytes);
+  AllowSharedBytes<BackwardDenseColumns<Element, kDim, kForm>>(Columns::kSharedBytes);
   const dim3 grid(p.tiles.num_key_tiles * p.args.num_kv_heads, kDim / Columns::kOutputs);
-  BackwardDenseColumns<kDim, kForm>
+  BackwardDenseColumns<Element, kDim, kForm>
       <<<grid, kDenseThreads, Columns::kSharedBytes, p.args.stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace
 
-void BackwardDense(const BackwardParams& p) {
-  WithBackwardForm(p.args, [&]<int kDim, entmax::Form kForm>() { Launch<kDim, kForm>(p); });
+template <typename Element>
+void BackwardDense(const BackwardParams<Element>& p) {
+  WithBackwardForm(p.args,
+                   [&]<int kDim, entmax::Form kForm>() { Launch<Element, kDim, kForm>(p); });
 }
+
+template void BackwardDense(const BackwardParams<__nv_bfloat16>&);
+template void BackwardDense(const BackwardParams<__half>&);
 
 }  // namespace tauserve::cuda

@@ -18,7 +18,8 @@ struct KeptRow {
   int64_t first;
 };
 // Rows head by head, so that what neighbours in time gather is in the L2.
-__device__ __forceinline__ KeptRow KeptRowAt(const BackwardParams& p, int index) {
+template <typename Element>
+__device__ __forceinline__ KeptRow KeptRowAt(const BackwardParams<Element>& p, int index) {
   KeptRow at;
   at.head = index / p.args.num_tokens;
   at.kv_head = at.head / p.group;
@@ -29,8 +30,9 @@ __device__ __forceinline__ KeptRow KeptRowAt(const BackwardParams& p, int index)
 }
 
 // Every kept entry's place in its column.
+template <typename Element>
 __global__ void __launch_bounds__(kListThreads)
-    CountColumns(const __grid_constant__ BackwardParams p) {
+    CountColumns(const __grid_constant__ BackwardParams<Element> p) {
   const int index = blockIdx.x * (kListThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (index >= p.num_rows) return;
   const KeptRow at = KeptRowAt(p, index);
@@ -46,9 +48,9 @@ struct RowSums {
 };
 
 // Entries begin, begin + step, ... of a row, kEntries at once; keeps their dP.
-template <int kDim, entmax::Form kForm>
-__device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const KeptRow& at, int begin,
-                                          int step) {
+template <typename Element, int kDim, entmax::Form kForm>
+__device__ __forceinline__ RowSums AddRow(const BackwardParams<Element>& p, const KeptRow& at,
+                                          int begin, int step) {
   using Lanes = GatherLanes<kDim>;
   constexpr int kUnroll = 2;
   const int lane = threadIdx.x % 32, part = lane % Lanes::kLanes, offset = part * 8;
@@ -57,13 +59,13 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const KeptRow
   const float exponent = 1 / (p.args.heads[at.head].alpha - 1);
   const uint4 zero = make_uint4(0, 0, 0, 0);
   float d_out[8];
-  Unpack(used ? __ldg(reinterpret_cast<const uint4*>(p.args.d_out +
-                                                     static_cast<int64_t>(at.row) * kDim + offset))
-              : zero,
-         d_out);
+  Unpack<Element>(used ? __ldg(reinterpret_cast<const uint4*>(
+                             p.args.d_out + static_cast<int64_t>(at.row) * kDim + offset))
+                       : zero,
+                  d_out);
   const int64_t stride = static_cast<int64_t>(p.args.num_kv_heads) * kDim;
-  const __nv_bfloat16* k = p.args.k + at.kv_head * kDim + offset;
-  const __nv_bfloat16* v = p.args.v + at.kv_head * kDim + offset;
+  const Element* k = p.args.k + at.kv_head * kDim + offset;
+  const Element* v = p.args.v + at.kv_head * kDim + offset;
   RowSums sum;
   for (int e0 = begin; e0 < at.count; e0 += step * kUnroll) {
     float z[kUnroll];
@@ -84,7 +86,7 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const KeptRow
     for (int u = 0; u < kUnroll; u++) {
       const int e = e0 + u * step + lane / Lanes::kLanes;
       float x[8];
-      Unpack(value[u], x);
+      Unpack<Element>(value[u], x);
       float d_weight = 0;
 #pragma unroll
       for (int i = 0; i < 8; i++) d_weight = fmaf(d_out[i], x[i], d_weight);
@@ -94,7 +96,7 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const KeptRow
       const float g = WeightGradient<kForm>(z[u], exponent), gw = g * d_weight;
       sum.sums[0] += gw;
       sum.sums[1] += g;
-      Unpack(key[u], x);
+      Unpack<Element>(key[u], x);
 #pragma unroll
       for (int i = 0; i < 8; i++) {
         sum.weighted[i] = fmaf(gw, x[i], sum.weighted[i]);
@@ -109,8 +111,8 @@ __device__ __forceinline__ RowSums AddRow(const BackwardParams& p, const KeptRow
 }
 
 // The warp's lanes with elements write dQ.
-template <int kDim>
-__device__ __forceinline__ void WriteRow(const BackwardParams& p, int row, float mean,
+template <typename Element, int kDim>
+__device__ __forceinline__ void WriteRow(const BackwardParams<Element>& p, int row, float mean,
                                          const RowSums& sum) {
   const int lane = threadIdx.x % 32;
   if (lane >= GatherLanes<kDim>::kUsed) return;
@@ -118,13 +120,13 @@ __device__ __forceinline__ void WriteRow(const BackwardParams& p, int row, float
 #pragma unroll
   for (int i = 0; i < 8; i++) dq[i] = fmaf(-mean, sum.plain[i], sum.weighted[i]);
   *reinterpret_cast<uint4*>(p.args.dq + static_cast<int64_t>(row) * kDim + lane * 8) =
-      Packed(dq, p.args.scale);
+      Packed<Element>(dq, p.args.scale);
 }
 
 // Entries begin, begin + step, ... into their columns.
-template <entmax::Form kForm>
-__device__ __forceinline__ void FillColumns(const BackwardParams& p, const KeptRow& at, int begin,
-                                            int step, float mean) {
+template <typename Element, entmax::Form kForm>
+__device__ __forceinline__ void FillColumns(const BackwardParams<Element>& p, const KeptRow& at,
+                                            int begin, int step, float mean) {
   const float exponent = 1 / (p.args.heads[at.head].alpha - 1);
   const int64_t* columns = p.column_first + static_cast<int64_t>(at.kv_head) * p.args.num_keys;
   for (int e = begin; e < at.count; e += step) {
@@ -137,9 +139,9 @@ __device__ __forceinline__ void FillColumns(const BackwardParams& p, const KeptR
 }
 
 // dQ of a row, and its entries into their columns; long rows are left to BackwardLongRows.
-template <int kDim, entmax::Form kForm>
+template <typename Element, int kDim, entmax::Form kForm>
 __global__ void __launch_bounds__(kListThreads, kListBlocks)
-    BackwardRows(const __grid_constant__ BackwardParams p) {
+    BackwardRows(const __grid_constant__ BackwardParams<Element> p) {
   const int index = blockIdx.x * (kListThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (index >= p.num_rows) return;
   const KeptRow at = KeptRowAt(p, index);
@@ -148,17 +150,17 @@ __global__ void __launch_bounds__(kListThreads, kListBlocks)
     if (lane == 0) p.long_rows[atomicAdd(p.num_long_rows, 1)] = index;
     return;
   }
-  const RowSums sum = AddRow<kDim, kForm>(p, at, 0, GatherLanes<kDim>::kEntries);
+  const RowSums sum = AddRow<Element, kDim, kForm>(p, at, 0, GatherLanes<kDim>::kEntries);
   const float mean = sum.sums[0] / sum.sums[1];
-  WriteRow<kDim>(p, at.row, mean, sum);
+  WriteRow<Element, kDim>(p, at.row, mean, sum);
   __syncwarp();
-  FillColumns<kForm>(p, at, lane, 32, mean);
+  FillColumns<Element, kForm>(p, at, lane, 32, mean);
 }
 
 // A thread block a row.
-template <int kDim, entmax::Form kForm>
+template <typename Element, int kDim, entmax::Form kForm>
 __global__ void __launch_bounds__(kLongRowThreads)
-    BackwardLongRows(const __grid_constant__ BackwardParams p) {
+    BackwardLongRows(const __grid_constant__ BackwardParams<Element> p) {
   using Lanes = GatherLanes<kDim>;
   constexpr int kWarps = kLongRowThreads / 32;
   __shared__ RowSums partial[kWarps][Lanes::kLanes];
@@ -167,7 +169,7 @@ __global__ void __launch_bounds__(kLongRowThreads)
   for (int i = blockIdx.x; i < rows; i += gridDim.x) {
     const KeptRow at = KeptRowAt(p, p.long_rows[i]);
     const RowSums mine =
-        AddRow<kDim, kForm>(p, at, warp * Lanes::kEntries, kWarps * Lanes::kEntries);
+        AddRow<Element, kDim, kForm>(p, at, warp * Lanes::kEntries, kWarps * Lanes::kEntries);
     if (lane < Lanes::kLanes) partial[warp][lane] = mine;
     __syncthreads();
     RowSums sum;
@@ -182,22 +184,22 @@ __global__ void __launch_bounds__(kLongRowThreads)
       sum.sums[1] += other.sums[1];
     }
     const float mean = sum.sums[0] / sum.sums[1];
-    if (warp == 0) WriteRow<kDim>(p, at.row, mean, sum);
-    FillColumns<kForm>(p, at, threadIdx.x, kLongRowThreads, mean);
+    if (warp == 0) WriteRow<Element, kDim>(p, at.row, mean, sum);
+    FillColumns<Element, kForm>(p, at, threadIdx.x, kLongRowThreads, mean);
     __syncthreads();
   }
 }
 
 // The lane's 8 elements of dV and of dK / scale over some of a column's entries.
-template <int kDim>
-__device__ __forceinline__ void AddColumn(const BackwardParams& p, const uint64_t* entries,
+template <typename Element, int kDim>
+__device__ __forceinline__ void AddColumn(const BackwardParams<Element>& p, const uint64_t* entries,
                                           int count, int lane, float (&sum)[16]) {
   using Lanes = GatherLanes<kDim>;
   constexpr int kUnroll = 4;
   const int part = lane % Lanes::kLanes;
   const bool used = part < Lanes::kUsed;
-  const __nv_bfloat16* q = p.args.q + part * 8;
-  const __nv_bfloat16* d_out = p.args.d_out + part * 8;
+  const Element* q = p.args.q + part * 8;
+  const Element* d_out = p.args.d_out + part * 8;
   for (int e0 = 0; e0 < count; e0 += Lanes::kEntries * kUnroll) {
     uint32_t weights[kUnroll];
     uint4 query[kUnroll], gradient[kUnroll];
@@ -218,10 +220,10 @@ __device__ __forceinline__ void AddColumn(const BackwardParams& p, const uint64_
       const float weight = __uint_as_float(weights[u] << 16);
       const float d_score = __uint_as_float(weights[u] & 0xffff0000u);
       float x[8];
-      Unpack(gradient[u], x);
+      Unpack<Element>(gradient[u], x);
 #pragma unroll
       for (int i = 0; i < 8; i++) sum[i] = fmaf(weight, x[i], sum[i]);
-      Unpack(query[u], x);
+      Unpack<Element>(query[u], x);
 #pragma unroll
       for (int i = 0; i < 8; i++) sum[8 + i] = fmaf(d_score, x[i], sum[8 + i]);
     }
@@ -229,8 +231,8 @@ __device__ __forceinline__ void AddColumn(const BackwardParams& p, const uint64_
   SumOverEntries<kDim>(sum);
 }
 
-template <int kDim>
-__device__ __forceinline__ void WriteColumn(const BackwardParams& p, int column, int part,
+template <typename Element, int kDim>
+__device__ __forceinline__ void WriteColumn(const BackwardParams<Element>& p, int column, int part,
                                             const float (&sum)[16]) {
   const int kv_head = column / p.args.num_keys, key = column - kv_head * p.args.num_keys;
   const int64_t at = (static_cast<int64_t>(key) * p.args.num_kv_heads + kv_head) * kDim + part * 8;
@@ -240,14 +242,14 @@ __device__ __forceinline__ void WriteColumn(const BackwardParams& p, int column,
     dv[i] = sum[i];
     dk[i] = sum[8 + i];
   }
-  *reinterpret_cast<uint4*>(p.args.dv + at) = Packed(dv, 1);
-  *reinterpret_cast<uint4*>(p.args.dk + at) = Packed(dk, p.args.scale);
+  *reinterpret_cast<uint4*>(p.args.dv + at) = Packed<Element>(dv, 1);
+  *reinterpret_cast<uint4*>(p.args.dk + at) = Packed<Element>(dk, p.args.scale);
 }
 
 // dK and dV of a key; keys with many rows, such as attention sinks, are left to BackwardLongColumns in pieces.
-template <int kDim>
+template <typename Element, int kDim>
 __global__ void __launch_bounds__(kListThreads)
-    BackwardColumns(const __grid_constant__ BackwardParams p) {
+    BackwardColumns(const __grid_constant__ BackwardParams<Element> p) {
   using Lanes = GatherLanes<kDim>;
   const int column = blockIdx.x * (kListThreads / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (column >= p.num_columns) return;
@@ -261,14 +263,14 @@ __global__ void __launch_bounds__(kListThreads)
     return;
   }
   float sum[16] = {};
-  AddColumn<kDim>(p, p.columns + p.column_first[column], count, lane, sum);
-  if (lane < Lanes::kUsed) WriteColumn<kDim>(p, column, lane, sum);
+  AddColumn<Element, kDim>(p, p.columns + p.column_first[column], count, lane, sum);
+  if (lane < Lanes::kUsed) WriteColumn<Element, kDim>(p, column, lane, sum);
 }
 
 // A warp a piece; the last of a column's adds all up, in their order.
-template <int kDim>
+template <typename Element, int kDim>
 __global__ void __launch_bounds__(kListThreads)
-    BackwardLongColumns(const __grid_constant__ BackwardParams p) {
+    BackwardLongColumns(const __grid_constant__ BackwardParams<Element> p) {
   using Lanes = GatherLanes<kDim>;
   const int lane = threadIdx.x % 32, warps = gridDim.x * (kListThreads / 32);
   const int num_pieces = *p.num_pieces;
@@ -276,8 +278,8 @@ __global__ void __launch_bounds__(kListThreads)
     const ColumnPiece piece = p.pieces[i];
     const int begin = (i - piece.first) * kLongColumn;
     float sum[16] = {};
-    AddColumn<kDim>(p, p.columns + p.column_first[piece.column] + begin,
-                    min(kLongColumn, p.column_count[piece.column] - begin), lane, sum);
+    AddColumn<Element, kDim>(p, p.columns + p.column_first[piece.column] + begin,
+                             min(kLongColumn, p.column_count[piece.column] - begin), lane, sum);
     float* const partial = p.partial + static_cast<int64_t>(i) * 2 * kDim;
     if (lane < Lanes::kUsed) {
 #pragma unroll
@@ -299,7 +301,7 @@ __global__ void __launch_bounds__(kListThreads)
 #pragma unroll
         for (int c = 0; c < 16; c++) sum[c] += __ldcg(other + c * Lanes::kUsed);
       }
-      WriteColumn<kDim>(p, piece.column, lane, sum);
+      WriteColumn<Element, kDim>(p, piece.column, lane, sum);
     }
   }
 }

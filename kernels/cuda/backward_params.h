@@ -12,7 +12,7 @@
 namespace tauserve::cuda {
 
 // A row with weight on a key, in that key's list (a column): the row above, its weight and its dS as bf16 below, so that
-// sorting a column's entries as integers sorts them by row.
+// sorting a column's entries as integers sorts them by row. Of float16 tensors, too: it would hold no dS over 65504.
 __device__ __forceinline__ uint64_t ColumnEntry(int row, float weight, float gradient) {
   return static_cast<uint64_t>(static_cast<uint32_t>(row)) << 32 | PackPair(weight, gradient);
 }
@@ -26,8 +26,9 @@ struct ColumnPiece {
 };
 inline constexpr int kLongColumn = 1024;  // entries of a piece
 
+template <typename Element>
 struct BackwardParams {
-  BackwardArgs args;
+  BackwardArgs<Element> args;
   int group;                   // query heads a KV head
   int num_rows;                // tokens x query heads
   int num_columns;             // KV heads x keys: column kv_head * num_keys + key
@@ -50,11 +51,12 @@ struct BackwardParams {
   float* mean;               // [num_rows], sum g dP / sum g of rows that aren't kept
   uint32_t* live;  // [num_row_tiles * num_heads][live_words], a bit for a tile of keys with weight
   int live_words;
+  float* gradient_bound;  // [num_row_tiles * num_heads], zeroed: no |dS| is larger; float16 alone
 };
 
 // Calls run.operator()<head_dim, form>() of args' head_dim and alphas.
-template <typename Run>
-void WithBackwardForm(const BackwardArgs& args, const Run& run) {
+template <typename Element, typename Run>
+void WithBackwardForm(const BackwardArgs<Element>& args, const Run& run) {
   for (int h = 0; h < args.num_heads; h++) {
     const float alpha = args.host_heads[h].alpha;
     TAUSERVE_CHECK(alpha > 1 && alpha <= 2, "alpha");
@@ -86,20 +88,22 @@ struct GatherLanes {
   static constexpr int kUsed = kDim / 8;        // lanes with elements
 };
 
+template <typename Element>
 __device__ __forceinline__ void Unpack(const uint4& x, float (&to)[8]) {
   const uint32_t pair[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    to[2 * i] = __uint_as_float(pair[i] << 16);
-    to[2 * i + 1] = __uint_as_float(pair[i] & 0xffff0000u);
+    to[2 * i] = LowOf<Element>(pair[i]);
+    to[2 * i + 1] = HighOf<Element>(pair[i]);
   }
 }
+template <typename Element>
 __device__ __forceinline__ uint4 Packed(const float (&x)[8], float scale) {
   uint4 y;
   uint32_t* pair = &y.x;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    pair[i] = PackPair(x[2 * i] * scale, x[2 * i + 1] * scale);
+    pair[i] = PackPair<Element>(x[2 * i] * scale, x[2 * i + 1] * scale);
   }
   return y;
 }

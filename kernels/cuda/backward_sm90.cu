@@ -31,8 +31,9 @@ size_t SortBytes(int64_t entries, int columns) {
 }
 
 // The parameters that point into the workspace, and what CUB needs of it.
+template <typename Element>
 struct Plan {
-  BackwardParams params;
+  BackwardParams<Element> params;
   void* scan;
   size_t scan_bytes;
   void* sort;
@@ -40,9 +41,10 @@ struct Plan {
   size_t zeroed;  // bytes at the beginning that must be zero
   size_t bytes;
 };
-Plan MakePlan(const BackwardArgs& args) {
-  Plan plan = {};
-  BackwardParams& p = plan.params;
+template <typename Element>
+Plan<Element> MakePlan(const BackwardArgs<Element>& args) {
+  Plan<Element> plan = {};
+  BackwardParams<Element>& p = plan.params;
   p.args = args;
   p.group = args.num_heads / args.num_kv_heads;
   p.num_rows = args.num_tokens * args.num_heads;
@@ -62,6 +64,7 @@ Plan MakePlan(const BackwardArgs& args) {
   p.num_long_rows = workspace.Take<int32_t>(1);
   p.any_dense = workspace.Take<int32_t>(1);
   p.dense_row_tiles = workspace.Take<int32_t>(tiles);
+  if constexpr (kIsFloat16<Element>) p.gradient_bound = workspace.Take<float>(tiles);
   plan.zeroed = workspace.bytes();
   p.column_first = workspace.Take<int64_t>(p.num_columns + 1);
   p.long_rows = workspace.Take<int32_t>(p.num_rows);
@@ -88,9 +91,9 @@ Plan MakePlan(const BackwardArgs& args) {
   return plan;
 }
 
-template <int kDim, entmax::Form kForm>
-void LaunchLists(Plan& plan) {
-  const BackwardParams& p = plan.params;
+template <typename Element, int kDim, entmax::Form kForm>
+void LaunchLists(Plan<Element>& plan) {
+  const BackwardParams<Element>& p = plan.params;
   const cudaStream_t stream = p.args.stream;
   const int rows = CeilDiv(p.num_rows, kListThreads / 32);
   CountColumns<<<rows, kListThreads, 0, stream>>>(p);
@@ -98,9 +101,9 @@ void LaunchLists(Plan& plan) {
   CUDA_CHECK(cub::DeviceScan::ExclusiveScan(plan.scan, plan.scan_bytes, p.column_count,
                                             p.column_first, ::cuda::std::plus<>{}, int64_t{0},
                                             p.num_columns + 1, stream));
-  BackwardRows<kDim, kForm><<<rows, kListThreads, 0, stream>>>(p);
+  BackwardRows<Element, kDim, kForm><<<rows, kListThreads, 0, stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
-  BackwardLongRows<kDim, kForm>
+  BackwardLongRows<Element, kDim, kForm>
       <<<4 * CurrentDevice().multiprocessors, kLongRowThreads, 0, stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
   if (p.args.deterministic) {
@@ -108,30 +111,40 @@ void LaunchLists(Plan& plan) {
                                                   p.columns, p.args.kept.capacity, p.num_columns,
                                                   p.column_first, p.column_first + 1, stream));
   }
-  BackwardColumns<kDim><<<CeilDiv(p.num_columns, kListThreads / 32), kListThreads, 0, stream>>>(p);
+  BackwardColumns<Element, kDim>
+      <<<CeilDiv(p.num_columns, kListThreads / 32), kListThreads, 0, stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
-  BackwardLongColumns<kDim><<<8 * CurrentDevice().multiprocessors, kListThreads, 0, stream>>>(p);
+  BackwardLongColumns<Element, kDim>
+      <<<8 * CurrentDevice().multiprocessors, kListThreads, 0, stream>>>(p);
   CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace
 
-size_t BackwardWorkspaceBytes(const BackwardArgs& args) {
-  BackwardArgs shape = args;
+template <typename Element>
+size_t BackwardWorkspaceBytes(const BackwardArgs<Element>& args) {
+  BackwardArgs<Element> shape = args;
   shape.workspace = nullptr;
   return MakePlan(shape).bytes;
 }
 
-void AttentionBackward(const BackwardArgs& args) {
+template <typename Element>
+void AttentionBackward(const BackwardArgs<Element>& args) {
   if (args.num_tokens == 0 || args.num_keys == 0) return;
-  Plan plan = MakePlan(args);
+  Plan<Element> plan = MakePlan(args);
   TAUSERVE_CHECK(plan.bytes <= args.workspace_bytes, "workspace");
   CUDA_CHECK(cudaMemsetAsync(args.workspace, 0, plan.zeroed, args.stream));
   ListTiles<<<args.num_sequences, kListTilesThreads, 0, args.stream>>>(args.sequences,
                                                                        plan.params.tiles);
   CUDA_CHECK(cudaGetLastError());
-  WithBackwardForm(args, [&]<int kDim, entmax::Form kForm>() { LaunchLists<kDim, kForm>(plan); });
+  WithBackwardForm(
+      args, [&]<int kDim, entmax::Form kForm>() { LaunchLists<Element, kDim, kForm>(plan); });
   BackwardDense(plan.params);
 }
+
+template size_t BackwardWorkspaceBytes(const BackwardArgs<__nv_bfloat16>&);
+template size_t BackwardWorkspaceBytes(const BackwardArgs<__half>&);
+template void AttentionBackward(const BackwardArgs<__nv_bfloat16>&);
+template void AttentionBackward(const BackwardArgs<__half>&);
 
 }  // namespace tauserve::cuda

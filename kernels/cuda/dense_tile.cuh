@@ -10,15 +10,18 @@ namespace tauserve::cuda {
 inline constexpr int kDenseThreads =
     128;  // a warp for 16 of a tile's rows, or for 32 of two tiles'
 
-// A tile of kTrainingTile rows of kDim elements.
 template <int kDim>
+inline constexpr int kDenseTileBytes = kTrainingTile* SwizzledRows<kDim>::kBytes;
+
+// A tile of kTrainingTile rows of kDim elements.
+template <typename Element, int kDim>
 struct DenseTile {
   using Swizzle = SwizzledRows<kDim>;
-  static constexpr int kBytes = kTrainingTile * Swizzle::kBytes;
+  static constexpr int kBytes = kDenseTileBytes<kDim>;
 
   // kTiles tiles of rows `row_stride` elements apart; zeros from `rows` on.
   template <int kTiles = 1>
-  static __device__ __forceinline__ void Load(uint32_t shared, const __nv_bfloat16* from,
+  static __device__ __forceinline__ void Load(uint32_t shared, const Element* from,
                                               int64_t row_stride, int rows) {
     constexpr int kChunks = kDim / 8, kLanes = kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;
     const int chunk = threadIdx.x % kLanes;
@@ -50,8 +53,8 @@ struct DenseTile {
         LoadMatrices(y, Swizzle::Along(b_at, k) + n * 16 * Swizzle::kBytes);
 #pragma unroll
         for (int m = 0; m < kRowTiles; m++) {
-          MultiplyAdd(c[m][2 * n], x[m], y[0], y[1]);
-          MultiplyAdd(c[m][2 * n + 1], x[m], y[2], y[3]);
+          MultiplyAdd<Element>(c[m][2 * n], x[m], y[0], y[1]);
+          MultiplyAdd<Element>(c[m][2 * n + 1], x[m], y[2], y[3]);
         }
       }
     }
@@ -68,15 +71,15 @@ struct DenseTile {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const float* pair = &weights[2 * k + i / 2][2 * (i % 2)];
-        x[i] = PackPair(pair[0], pair[1]);
+        x[i] = PackFinitePair<Element>(pair[0], pair[1]);
       }
 #pragma unroll
       for (int n = 0; n < kColumns / 16; n++) {
         uint32_t y[4];
         LoadTransposedMatrices(
             y, Swizzle::Along(b_at, n + first_column / 16) + k * 16 * Swizzle::kBytes);
-        MultiplyAdd(c[2 * n], x, y[0], y[1]);
-        MultiplyAdd(c[2 * n + 1], x, y[2], y[3]);
+        MultiplyAdd<Element>(c[2 * n], x, y[0], y[1]);
+        MultiplyAdd<Element>(c[2 * n + 1], x, y[2], y[3]);
       }
     }
   }

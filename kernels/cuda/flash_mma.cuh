@@ -3,9 +3,9 @@
 #ifndef TAUSERVE_KERNELS_CUDA_FLASH_MMA_CUH_
 #define TAUSERVE_KERNELS_CUDA_FLASH_MMA_CUH_
 
-#include <cuda_bf16.h>
-
 #include <cstdint>
+
+#include "kernels/cuda/element_pair.cuh"
 
 namespace tauserve::cuda {
 
@@ -23,7 +23,7 @@ __device__ __forceinline__ void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Four 8 x 8 matrices of bf16; lane l has the address of row l % 8 of matrix l / 8. Lane l gets elements 2 (l % 4) and
+// Four 8 x 8 matrices of elements; lane l has the address of row l % 8 of matrix l / 8. Lane l gets elements 2 (l % 4) and
 // the next of row l / 4 of each matrix, transposed in the second form.
 __device__ __forceinline__ void LoadMatrices(uint32_t (&m)[4], uint32_t shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -39,12 +39,20 @@ __device__ __forceinline__ void LoadTransposedMatrices(uint32_t (&m)[4], uint32_
 }
 
 // c += A B, 16 x 16 times 16 x 8.
+template <typename Element = __nv_bfloat16>
 __device__ __forceinline__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                             uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  if constexpr (kIsFloat16<Element>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
 }
 
 // 2^x, subnormal results as zero.
@@ -52,11 +60,6 @@ __device__ __forceinline__ float PowerOf2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-__device__ __forceinline__ uint32_t PackPair(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 // Rows of kDim elements, 16-byte chunks; chunk c of row r is at place c ^ (r % 8) of its 8, so that 8 rows' same chunks

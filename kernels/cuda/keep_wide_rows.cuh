@@ -9,10 +9,10 @@ namespace tauserve::cuda {
 // Of the keys that a tile's rows see, at most so many have weight: beyond, the backward pass is faster on tensor cores.
 inline constexpr int kSeenKeysAKept = 16;
 
-template <int kDim>
-struct WideRowKeeper : ScoredRows<kDim, 2, false> {
+template <typename Element, int kDim>
+struct WideRowKeeper : ScoredRows<Element, kDim, 2, false> {
   static constexpr int kRowTiles = 2;
-  using Rows = ScoredRows<kDim, kRowTiles, false>;
+  using Rows = ScoredRows<Element, kDim, kRowTiles, false>;
   static constexpr int kStagedBytes = kTrainingTile / 8 * kDenseThreads * sizeof(float4);
   static constexpr int kSharedBytes = Rows::Shape::kSharedBytes + kStagedBytes;
   using Rows::kept;
@@ -141,12 +141,12 @@ struct WideRowKeeper : ScoredRows<kDim, 2, false> {
 };
 
 // Blocks of two row tiles; those of odd ones have nothing to do.
-template <int kDim>
+template <typename Element, int kDim>
 __global__ void __launch_bounds__(kDenseThreads)
     KeepWideRows(const __grid_constant__ TrainingBatch batch,
-                 const __grid_constant__ KeptSupport kept, const __nv_bfloat16* q,
-                 const __nv_bfloat16* k, const __grid_constant__ TrainingTiles tiles) {
-  using Keeper = WideRowKeeper<kDim>;
+                 const __grid_constant__ KeptSupport kept, const Element* q, const Element* k,
+                 const __grid_constant__ TrainingTiles tiles) {
+  using Keeper = WideRowKeeper<Element, kDim>;
   extern __shared__ __align__(128) char shared[];
   const int tile = tiles.num_row_tiles * batch.num_heads - 1 - blockIdx.x;
   const int head = tile % batch.num_heads;

@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/element_pair.cuh"
 
 namespace tauserve::cuda {
 
@@ -24,7 +25,8 @@ inline EncodeTiled FindEncodeTiled() {
 }
 
 // A pool of pages as a matrix of token rows, read in boxes of a page and 64 columns (missing columns read as zero).
-inline CUtensorMap PageMap(const __nv_bfloat16* pool, const AttentionArgs& args) {
+template <typename Element>
+CUtensorMap PageMap(const Element* pool, const AttentionArgsOf<Element>& args) {
   static const EncodeTiled encode = FindEncodeTiled();
   CUtensorMap map;
   const cuuint64_t dims[2] = {
@@ -33,10 +35,12 @@ inline CUtensorMap PageMap(const __nv_bfloat16* pool, const AttentionArgs& args)
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(args.head_dim) * 2};
   const cuuint32_t box[2] = {64, kPageTokens};
   const cuuint32_t element_strides[2] = {1, 1};
-  const CUresult result = encode(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(pool), dims, strides,
-      box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  constexpr CUtensorMapDataType kType =
+      kIsFloat16<Element> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const CUresult result =
+      encode(&map, kType, 2, const_cast<Element*>(pool), dims, strides, box, element_strides,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   TAUSERVE_CHECK(result == CUDA_SUCCESS, "tensor map");
   return map;
 }

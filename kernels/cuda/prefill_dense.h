@@ -69,12 +69,12 @@ struct DenseControl {
   int32_t lowered;  // a floor went down after a pass: pages without weight may have some now
 };
 
-template <int kDim, int kWarpgroups>
+template <typename Element, int kDim, int kWarpgroups>
 struct DenseProducer {
   using Shape = DenseShape<kDim, kWarpgroups>;
   using Control = DenseControl<Shape::kStages, kWarpgroups>;
 
-  const PrefillParams& p;
+  const PrefillParams<Element>& p;
   const CUtensorMap* keys;
   const CUtensorMap* values;
   Control& control;
@@ -220,8 +220,8 @@ struct DenseProducer {
       summed |= pass == Pass::kSum;
       Send(DenseMessage::kPassEnd, pass, 0);
     }
-    if (p.args.stats && lane == 0) {
-      AddTo(&p.args.stats[block.slice].kv_bytes_read,
+    if (p.Stats() && lane == 0) {
+      AddTo(&p.Stats()[block.slice].kv_bytes_read,
             static_cast<int64_t>(read) * kPageTokens * kDim * 2);
     }
   }

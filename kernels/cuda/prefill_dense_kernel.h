@@ -1,17 +1,18 @@
-// The dense kernel itself: who does what.
+// The dense kernel itself: who does what; and its launch.
 #ifndef TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_KERNEL_H_
 #define TAUSERVE_KERNELS_CUDA_PREFILL_DENSE_KERNEL_H_
 
 #include "kernels/cuda/prefill_dense_tile_finish.h"
+#include "kernels/cuda/prefill_launch.h"
 #include "kernels/cuda/warpgroup_registers.h"
 
 namespace tauserve::cuda {
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
 __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
     PrefillDenseKernel(const __grid_constant__ CUtensorMap keys,
                        const __grid_constant__ CUtensorMap values,
-                       const __grid_constant__ PrefillParams p) {
+                       const __grid_constant__ PrefillParams<Element> p) {
   using Shape = DenseShape<kDim, kWarpgroups>;
   using Control = DenseControl<Shape::kStages, kWarpgroups>;
   static_assert(sizeof(Control) <= Shape::kControlBytes);
@@ -40,11 +41,12 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
   if (warpgroup == kWarpgroups) {
     KeepProducerRegisters<kWarpgroups>();
     if (warp != 0) return;
-    DenseProducer<kDim, kWarpgroups> producer{p, &keys, &values, control, base, live, lane};
+    DenseProducer<Element, kDim, kWarpgroups> producer{p,    &keys, &values, control,
+                                                       base, live,  lane};
     producer.Run();
   } else {
     TakeConsumerRegisters<kWarpgroups>();
-    DenseRowTile<kDim, kWarpgroups, kForm> tile{
+    DenseRowTile<Element, kDim, kWarpgroups, kForm> tile{
         p,
         control,
         live,
@@ -57,6 +59,16 @@ __global__ void __launch_bounds__(DenseShape<kDim, kWarpgroups>::kThreads, 1)
         lane};
     tile.Run();
   }
+}
+
+template <typename Element>
+void LaunchPrefillDense(const PrefillParams<Element>& p) {
+  WithPrefillShape(p, [&]<int kDim, int kWarpgroups, entmax::Form kForm>() {
+    using Shape = DenseShape<kDim, kWarpgroups>;
+    constexpr auto kKernel = PrefillDenseKernel<Element, kDim, kWarpgroups, kForm>;
+    LaunchPersistent<Shape, kKernel>(p.num_blocks, p.args.stream, PageMap(p.args.keys, p.args),
+                                     PageMap(p.args.values, p.args), p);
+  });
 }
 
 }  // namespace tauserve::cuda

@@ -18,11 +18,9 @@ inline constexpr int kMostStepsBack = 6;
 // derivatives over the exponent (`s1`) and of keys. Far below, a Newton step on the norm, which stays below. Near, a
 // step to where the logarithm of the sum, nearly straight over the scores' tail, is zero; its curvature is known for
 // squares, for other exponents taken from the pass before. `close`: the rest is small, after a pass over all keys.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ float DenseRowTile<kDim, kWarpgroups, kForm>::StepOf(int h, float s,
-                                                                                float s1,
-                                                                                float count,
-                                                                                bool& close) {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ float DenseRowTile<Element, kDim, kWarpgroups, kForm>::StepOf(
+    int h, float s, float s1, float count, bool& close) {
   const float excess = s - 1;
   const float slope = -exponent[h] * s1 / s;
   const float moved = (floor[h] - last_floor[h]) * inverse_width[h];
@@ -60,8 +58,8 @@ __device__ __forceinline__ float DenseRowTile<kDim, kWarpgroups, kForm>::StepOf(
 }
 
 // Moves the floors by a pass's sums, nearer to the thresholds. Another pass if some row wasn't near.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::EndPass() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::EndPass() {
   const float share = static_cast<float>(StrideOf(need));
   bool again = need == Pass::kMaximum;
   bool down = false;
@@ -118,15 +116,15 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::EndPass(
   if (!biased) SetBias(0);
 }
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::Finish(
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::Finish(
     const float (&out)[kChunks][32]) {
   const Slice slice = p.args.slices[slice_index];
   RowCounts counts[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const float weights = QuadSum(first_power[h]);
-    const float scale = 1 / (few_keys ? weights : QuadSum(sum[h]));
+    const float scale = 1 / (kTwoParts && few_keys ? weights : QuadSum(sum[h]));
     counts[h].live = floor[h] < kDeadFloor;
     counts[h].support =
         static_cast<int>(QuadSum(static_cast<float>(16 * pages - static_cast<int>(below[h]))));
@@ -141,18 +139,18 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::Finish(
       p.args.kept.count[row] = counts[h].support;
       p.args.kept.first[row] = -1;
     }
-    __nv_bfloat16* to = p.args.out + (slice.first_row + token) * p.args.out_stride +
-                        (kv_head * p.group + r - token * p.group) * kDim + (lane & 3) * 2;
+    Element* to = p.args.out + (slice.first_row + token) * p.args.out_stride +
+                  (kv_head * p.group + r - token * p.group) * kDim + (lane & 3) * 2;
 #pragma unroll
     for (int i = 0; i < kDim / 8; i++) {
       const float* pair = &out[i / 8][i % 8 * 4 + 2 * h];
-      *reinterpret_cast<__nv_bfloat162*>(to + i * 8) =
-          __floats2bfloat162_rn(pair[0] * scale, pair[1] * scale);
+      *reinterpret_cast<uint32_t*>(to + i * 8) =
+          PackPair<Element>(pair[0] * scale, pair[1] * scale);
     }
   }
   active = false;
-  if (!p.args.stats) return;
-  AttentionStats* stats = p.args.stats + slice_index;
+  if (!p.Stats()) return;
+  AttentionStats* stats = p.Stats() + slice_index;
   AddRowStats(stats, counts, lane);
   int64_t considered = 0;
   int rows = 0;

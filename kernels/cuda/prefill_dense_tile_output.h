@@ -7,9 +7,9 @@
 namespace tauserve::cuda {
 
 // The last pass, from its first message to its end.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
 template <bool kRests>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::WriteOutput() {
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::WriteOutput() {
   float out[kChunks][32];
 #pragma unroll
   for (int c = 0; c < kChunks; c++) {
@@ -30,18 +30,18 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::WriteOut
 }
 
 // `kRests`: with what rounding leaves of the weights; scores are made again for it, since registers don't hold both.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
 template <bool kRests>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::AddPageValues(
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::AddPageValues(
     int place, int page, float (&out)[kChunks][32]) {
   AddValues<false>(place, page, out);
   if constexpr (kRests) AddValues<true>(place, page, out);
 }
 
 // `kRests`: of what rounding left of the weights.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
 template <bool kRests>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::AddValues(
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::AddValues(
     int place, int page, float (&out)[kChunks][32]) {
   float c[32];
   Multiply(c, place, page);
@@ -61,8 +61,8 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::AddValue
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; chunk++) {
       const uint32_t values = at + chunk * (Shape::kStagePages * kPageTokens * 128) + k * 2048;
-      WgmmaN64</*kAcross=*/true>(out[chunk], weights[k],
-                                 ColumnDescriptor(values, kPageTokens * 128), 1);
+      WgmmaN64</*kAcross=*/true, Element>(out[chunk], weights[k],
+                                          ColumnDescriptor(values, kPageTokens * 128), 1);
     }
   }
   WgmmaCommit();
@@ -71,10 +71,10 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::AddValue
   for (int chunk = 0; chunk < kChunks; chunk++) PinAccumulators(out[chunk]);
 }
 
-// The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, rounded,
-// `first_power` of the weights themselves.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::MakeWeights(
+// The weights of a page as the A operand of their product with the values. `sum` is of what the product sees, scaled and
+// rounded, `first_power` of the weights themselves.
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::MakeWeights(
     const float (&c)[32], int page, uint32_t (&weights)[4][4]) {
   uint32_t any = 0;
 #pragma unroll
@@ -87,16 +87,16 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::MakeWeig
       first_power[h] += x[e];
       below[h] += __float_as_uint(c[2 * i + e]) >> 31;
     }
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
-    const uint32_t bits = *reinterpret_cast<const uint32_t*>(&pair);
+    const uint32_t bits =
+        PackPair<Element>(x[0] * kWeightScale<Element>, x[1] * kWeightScale<Element>);
     weights[i / 4][i % 4] = bits;
-    sum[h] += __uint_as_float(bits << 16);
-    sum[h] += __uint_as_float(bits & 0xffff0000u);
+    sum[h] += LowOf<Element>(bits);
+    sum[h] += HighOf<Element>(bits);
     any |= bits;
   }
   pages++;
   // Rounded weights stand in for the unrounded ones here.
-  if (p.args.stats && __any_sync(~0u, any != 0) && lane == 0) {
+  if (p.Stats() && __any_sync(~0u, any != 0) && lane == 0) {
     const int bit = (page - first_page) % kDensePages;
     const uint32_t mask = 1u << bit % 32;
     attended_pages += (atomicOr(&attended[bit / 32], mask) & mask) == 0;
@@ -104,8 +104,8 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::MakeWeig
 }
 
 // What MakeWeights' rounding left of the weights.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::MakeRests(
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void DenseRowTile<Element, kDim, kWarpgroups, kForm>::MakeRests(
     const float (&c)[32], uint32_t (&rests)[4][4]) const {
 #pragma unroll
   for (int i = 0; i < 16; i++) {
@@ -115,8 +115,7 @@ __device__ __forceinline__ void DenseRowTile<kDim, kWarpgroups, kForm>::MakeRest
       x[e] = WeightAt(c[2 * i + e], i % 2);
       x[e] -= __bfloat162float(__float2bfloat16(x[e]));
     }
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
-    rests[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(&pair);
+    rests[i / 4][i % 4] = PackPair(x[0], x[1]);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_args.h"
+#include "kernels/cuda/element_pair.cuh"
 #include "kernels/cuda/prefill_plan.h"
 #include "kernels/cuda/stats_atomics.cuh"
 #include "kernels/entmax/weight.h"
@@ -21,8 +22,9 @@ struct PrefillCounters {
   int32_t unused;
 };
 
+template <typename Element>
 struct PrefillParams {
-  AttentionArgs args;
+  AttentionArgsOf<Element> args;
   int group;            // query heads a KV head
   int blocks_per_head;  // over all slices
   int num_blocks;
@@ -34,6 +36,18 @@ struct PrefillParams {
   int32_t*
       merged;  // [num_blocks][row tiles of a block]: parts done, + kPartDense for each left to the dense kernel
   char* exchange;  // [num_blocks][parts][row tiles of a block] ExchangeSlot
+
+  // What serving alone asks for; its code is left out for float16, which only training has.
+  static constexpr bool kServed = !kIsFloat16<Element>;
+  __device__ __forceinline__ AttentionStats* Stats() const {
+    return kServed ? args.stats : nullptr;
+  }
+  __device__ __forceinline__ const float* QueryScale() const {
+    return kServed ? args.query_scale : nullptr;
+  }
+  __device__ __forceinline__ const float* PageKeyNorms() const {
+    return kServed ? args.page_key_norms : nullptr;
+  }
 };
 
 inline constexpr int kPartDense = 1 << 16;
@@ -64,8 +78,9 @@ struct QueryRow {
 };
 
 // Row `r` of a slice's (token, head) rows of a KV head.
-__device__ __forceinline__ QueryRow MakeQueryRow(const PrefillParams& p, const Slice& slice,
-                                                 int kv_head, int r) {
+template <typename Element>
+__device__ __forceinline__ QueryRow MakeQueryRow(const PrefillParams<Element>& p,
+                                                 const Slice& slice, int kv_head, int r) {
   QueryRow q;
   const int token = r / p.group;
   q.head = kv_head * p.group + (r - token * p.group);
@@ -80,7 +95,7 @@ __device__ __forceinline__ QueryRow MakeQueryRow(const PrefillParams& p, const S
   q.live = head.alpha > 1;
   if (!q.live) return q;
   float scale = p.args.scale;
-  if (p.args.query_scale) scale *= p.args.query_scale[q.row * p.args.query_scale_stride + q.head];
+  if (p.QueryScale()) scale *= p.QueryScale()[q.row * p.args.query_scale_stride + q.head];
   q.negate = scale < 0;
   scale = fabsf(scale);
   if (scale < 1e-20f) {
@@ -93,11 +108,10 @@ __device__ __forceinline__ QueryRow MakeQueryRow(const PrefillParams& p, const S
 }
 
 // The A operand (hopper.h) of a thread's two query rows: q[4i + 2k + h] is row h, columns 16i + 8k + 2(lane % 4).
-template <int kDim>
-__device__ __forceinline__ void LoadQuery(const PrefillParams& p, const QueryRow& row, int half,
-                                          int lane, uint32_t (&q)[kDim / 16][4]) {
-  const __nv_bfloat16* from =
-      p.args.q + row.row * p.args.q_stride + row.head * kDim + (lane & 3) * 2;
+template <int kDim, typename Element>
+__device__ __forceinline__ void LoadQuery(const PrefillParams<Element>& p, const QueryRow& row,
+                                          int half, int lane, uint32_t (&q)[kDim / 16][4]) {
+  const Element* from = p.args.q + row.row * p.args.q_stride + row.head * kDim + (lane & 3) * 2;
   const uint32_t flip = row.negate ? 0x80008000u : 0u;
 #pragma unroll
   for (int i = 0; i < kDim / 16; i++) {
@@ -112,7 +126,8 @@ __device__ __forceinline__ void LoadQuery(const PrefillParams& p, const QueryRow
 }
 
 // 64 x 16 columns more of the product, against BiasColumns: adds -floor + slope * (key - position) to every score, so
-// that the accumulator's sign tells a candidate. Three bf16 hold a float.
+// that the accumulator's sign tells a candidate. Three bf16 hold a float; for float16 queries, too: their type would not hold a
+// floor.
 __device__ __forceinline__ uint32_t BiasPart(float x, int lane) {
   const __nv_bfloat16 high = __float2bfloat16(x);
   const float rest = x - __bfloat162float(high);

@@ -19,14 +19,14 @@ inline constexpr float kLastStep =
     2e-4f;  // of the threshold, in widths; what is left is its square
 inline constexpr int kMaxFinalSteps = 16;
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
 struct RowTileSearch {
   using Shape = SearchShape<kDim, kWarpgroups>;
   using Control = SearchControl<Shape::kStages, kWarpgroups>;
   using Lists = CandidateLists<Shape::kStep, Shape::kCapacity>;
   static constexpr int kCapacity = Shape::kCapacity;
 
-  const PrefillParams& p;
+  const PrefillParams<Element>& p;
   Control& control;
   StageMessage& block;  // in shared memory, as keys and rows
   RowTileKeys& keys;
@@ -83,6 +83,9 @@ struct RowTileSearch {
   __device__ __forceinline__ bool HasFloor(int h) const { return floor[h] != kNoFloor; }
   __device__ __forceinline__ bool HaveFloors() const {
     return __all_sync(~0u, HasFloor(0) && HasFloor(1));
+  }
+  __device__ __forceinline__ bool HasKeyNorm() const {
+    return PrefillParams<Element>::kServed && block.key_norm > 0;
   }
   __device__ __forceinline__ KeyRange Visible(int at) const {
     return VisibleKeys(at, keys.total, p.args.causal, p.args.sliding_window);
@@ -153,14 +156,14 @@ struct RowTileSearch {
       bias_any |= row.slope != 0;
       floor[h] = row.live ? kNoFloor : kDeadFloor;
       float norm = 0;
-      if (block.key_norm > 0) {
+      if (HasKeyNorm()) {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < kDim / 16; i++) {
 #pragma unroll
           for (int k = 0; k < 2; k++) {
-            const float x = __uint_as_float(query[i][2 * k + h] << 16);
-            const float y = __uint_as_float(query[i][2 * k + h] & 0xffff0000u);
+            const float x = LowOf<Element>(query[i][2 * k + h]);
+            const float y = HighOf<Element>(query[i][2 * k + h]);
             sum += x * x + y * y;
           }
         }
@@ -228,7 +231,7 @@ struct RowTileSearch {
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
       const uint32_t low = part + (k / 4 * (kSearchKeys * 128) + k % 4 * 32) / 16;
-      WgmmaN128(c, query[k], RowDescriptorOf(low), k > 0);
+      WgmmaN128<false, Element>(c, query[k], RowDescriptorOf(low), k > 0);
     }
     WgmmaN128(c, bias, PlainDescriptor(bias_columns, 128, 256), 1);
     WgmmaCommit();

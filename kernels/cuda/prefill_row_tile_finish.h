@@ -7,12 +7,12 @@
 
 namespace tauserve::cuda {
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::Finish() {
   if (idle && !dense) return;
   lists.Flush();
   if (!dense) dense = WarpgroupCount(BarrierId(), overflow) > 0;
-  if (p.args.stats) AddScored();
+  if (p.Stats()) AddScored();
   if (p.parts > 1 && !MergeParts()) return;
   if (dense) return LeaveToDense();
   const Slice slice = p.args.slices[block.slice];
@@ -31,13 +31,11 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
     again = __any_sync(~0u, step[0] > kLastStep || step[1] > kLastStep);
   }
   if (p.args.kept.threshold) KeepSupport(first, slice, shift, inverse_width);
-  const __nv_bfloat16* values = p.args.values;
   const int32_t* pages = p.args.page_table + slice.first_page;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const float sum =
-        MakeWeights(lists, h, w[h], inverse_width[h], shift[h], p, pages, block.kv_head, lane,
-                    p.args.stats ? bitmap : nullptr, kAttendedBits);
+    const float sum = MakeWeights(lists, h, w[h], inverse_width[h], shift[h], p, pages,
+                                  block.kv_head, lane, p.Stats() ? bitmap : nullptr, kAttendedBits);
     const int support = static_cast<int>(QuadSum(static_cast<float>(lists.Count(h))));
     counts[h].live = floor[h] < kDeadFloor;
     counts[h].support = support;
@@ -48,7 +46,7 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
   }
   __syncwarp();
   float out[2][kDim / 4];
-  GatherValues<kDim, (kDim > 64 ? 1 : 4)>(lists, values, lane, out);
+  GatherValues<kDim, (kDim > 64 ? 1 : 4)>(lists, p.args.values, lane, out);
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int r = first + 8 * h, token = r / p.group;
@@ -59,12 +57,12 @@ __device__ void RowTileSearch<kDim, kWarpgroups, kForm>::Finish() {
     }
   }
   __syncwarp();
-  if (p.args.stats) AddBlockStats(counts);
+  if (p.Stats()) AddBlockStats(counts);
 }
 
 // For the backward pass: thresholds, and the entries with weight, row by row, where all of the warp's find room.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::KeepSupport(
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::KeepSupport(
     int first_row, const Slice& slice, const float (&shift)[2], const float (&inverse_width)[2]) {
   const KeptSupport& kept = p.args.kept;
   int mine[2], before[2], total[2];
@@ -121,8 +119,8 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::KeepSup
 inline constexpr int kMergedTogether = 8;  // candidates of a thread
 
 // Hands this part's candidates over, and, if it is the last of the row tile's, takes all others' in. Whether it is.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergeParts() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ bool RowTileSearch<Element, kDim, kWarpgroups, kForm>::MergeParts() {
   const int thread = threadIdx.x & 127;
   float raised[2] = {0, 0};
   if (!dense) RaiseFloors(raised);  // fewer candidates to hand over
@@ -211,8 +209,8 @@ __device__ __forceinline__ bool RowTileSearch<kDim, kWarpgroups, kForm>::MergePa
 }
 
 // Keys scored by this part; what all parts have in common is in AddBlockStats.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddScored() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::AddScored() {
   if (dense) return;  // the dense kernel counts all keys of the row tile
   int64_t scored = 0;
 #pragma unroll
@@ -224,14 +222,14 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddScor
   if ((lane & 3) == 0) scored += scored_partly;
   scored = WarpSum(scored);
   if (lane != 0) return;
-  AttentionStats* stats = p.args.stats + block.slice;
+  AttentionStats* stats = p.Stats() + block.slice;
   AddTo(&stats->keys_scored, scored);
   const int pages = CeilDiv(keys.visible.end, kPageTokens) - keys.visible.begin / kPageTokens;
   if (warp == 0) AddTo(&stats->blocks_scored, min(pages, 2 * seen));
 }
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::LeaveToDense() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::LeaveToDense() {
   dense = false;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -245,10 +243,10 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::LeaveTo
   }
 }
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::AddBlockStats(
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::AddBlockStats(
     const RowCounts (&counts)[2]) {
-  AttentionStats* stats = p.args.stats + block.slice;
+  AttentionStats* stats = p.Stats() + block.slice;
   AddRowStats(stats, counts, lane);
   int64_t considered = 0;
 #pragma unroll

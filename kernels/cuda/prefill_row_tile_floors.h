@@ -8,8 +8,8 @@ namespace tauserve::cuda {
 
 // Floors from this tile's scores alone: maximum - width, then two Newton steps. Scores of rows that had no floor are
 // over zero, the others' over their floor.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::RaiseInRegisters(
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::RaiseInRegisters(
     float (&c)[64]) {
   float raise[2];
 #pragma unroll
@@ -69,8 +69,8 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::RaiseIn
 }
 
 // From the lists; adds to `raised` by how much.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::RaiseFloors(
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::RaiseFloors(
     float (&raised)[2]) {
   const entmax::WeightFunction w[2] = {WeightOf(0), WeightOf(1)};
   const float inverse_width[2] = {rows[0].inverse_width, rows[8].inverse_width};
@@ -87,12 +87,13 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::RaiseFl
   lists.Raise(raise);
   const int room = static_cast<int>(lists.next[1] - lists.next[0]) / Shape::kStep + 1;
   reserve = min(kCapacity / 3, __reduce_min_sync(~0u, room) / 2);
-  if (block.key_norm > 0) PublishOldestKey();
+  if (HasKeyNorm()) PublishOldestKey();
 }
 
 // Keys further back can't reach any floor of the warp: |q| |k| - slope * distance <= floor.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::PublishOldestKey() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void
+RowTileSearch<Element, kDim, kWarpgroups, kForm>::PublishOldestKey() {
   int oldest = INT32_MAX;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -112,8 +113,8 @@ __device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::Publish
 }
 
 // Uniform in the warpgroup.
-template <int kDim, int kWarpgroups, entmax::Form kForm>
-__device__ __forceinline__ void RowTileSearch<kDim, kWarpgroups, kForm>::ChooseDense() {
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
+__device__ __forceinline__ void RowTileSearch<Element, kDim, kWarpgroups, kForm>::ChooseDense() {
   const bool wide = lists.Count(0) + lists.Count(1) > kDenseEntries;
   const int wide_threads = WarpgroupCount(BarrierId(), wide || overflow);
   const int overflows = WarpgroupCount(BarrierId(), overflow);

@@ -81,13 +81,13 @@ struct SearchControl {
 
 // ---- Producer
 
-template <int kDim, int kWarpgroups>
+template <typename Element, int kDim, int kWarpgroups>
 struct SearchProducer {
   using Shape = SearchShape<kDim, kWarpgroups>;
   using Control = SearchControl<Shape::kStages, kWarpgroups>;
   static constexpr int kStages = Shape::kStages;
 
-  const PrefillParams& p;
+  const PrefillParams<Element>& p;
   const CUtensorMap* keys;
   Control& control;
   uint32_t stages;
@@ -180,10 +180,10 @@ struct SearchProducer {
     const int last_page =
         (VisibleKeys(high, total, p.args.causal, p.args.sliding_window).end - 1) / kPageTokens;
     float norm = 0;
-    if (biased && p.args.page_key_norms) {
+    if (biased && p.PageKeyNorms()) {
       for (int page = first_page + lane; page <= last_page; page += 32) {
         const int id = p.args.page_table[slice.first_page + page];
-        norm = fmaxf(norm, p.args.page_key_norms[id * p.args.num_kv_heads + block.kv_head]);
+        norm = fmaxf(norm, p.PageKeyNorms()[id * p.args.num_kv_heads + block.kv_head]);
       }
       norm = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(norm)));
     }
@@ -207,9 +207,9 @@ struct SearchProducer {
       SendTile(message, slice, tile, first_page, last_page);
       sent++;
     }
-    if (p.args.stats) {
+    if (p.Stats()) {
       const int pages = min(2 * sent, last_page - first_page + 1);
-      AttentionStats* stats = p.args.stats + block.slice;
+      AttentionStats* stats = p.Stats() + block.slice;
       if (message.part == 0) AddTo(&stats->pages_considered, last_page - first_page + 1);
       AddTo(&stats->pages_read, pages);
       AddTo(&stats->kv_bytes_read, static_cast<int64_t>(pages) * kPageTokens * kDim * 2);

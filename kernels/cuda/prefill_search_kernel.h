@@ -1,16 +1,17 @@
-// The search kernel itself: who does what.
+// The search kernel itself: who does what; and its launch.
 #ifndef TAUSERVE_KERNELS_CUDA_PREFILL_SEARCH_KERNEL_H_
 #define TAUSERVE_KERNELS_CUDA_PREFILL_SEARCH_KERNEL_H_
 
+#include "kernels/cuda/prefill_launch.h"
 #include "kernels/cuda/prefill_row_tile_finish.h"
 #include "kernels/cuda/warpgroup_registers.h"
 
 namespace tauserve::cuda {
 
-template <int kDim, int kWarpgroups, entmax::Form kForm>
+template <typename Element, int kDim, int kWarpgroups, entmax::Form kForm>
 __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
     PrefillSearchKernel(const __grid_constant__ CUtensorMap keys,
-                        const __grid_constant__ PrefillParams p) {
+                        const __grid_constant__ PrefillParams<Element> p) {
   using Shape = SearchShape<kDim, kWarpgroups>;
   using Control = SearchControl<Shape::kStages, kWarpgroups>;
   static_assert(sizeof(Control) <= Shape::kControlBytes);
@@ -41,11 +42,12 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
   if (warpgroup == kWarpgroups) {
     KeepProducerRegisters<kWarpgroups>();
     if (warp != 0) return;
-    SearchProducer<kDim, kWarpgroups> producer{p, &keys, control, SharedAddress(base), lane};
+    SearchProducer<Element, kDim, kWarpgroups> producer{p, &keys, control, SharedAddress(base),
+                                                        lane};
     producer.Run();
   } else {
     TakeConsumerRegisters<kWarpgroups>();
-    RowTileSearch<kDim, kWarpgroups, kForm> search{
+    RowTileSearch<Element, kDim, kWarpgroups, kForm> search{
         p,
         control,
         control.block[warpgroup * 4 + warp],
@@ -61,6 +63,16 @@ __global__ void __launch_bounds__(SearchShape<kDim, kWarpgroups>::kThreads, 1)
     search.lists.Clear();
     search.Run();
   }
+}
+
+template <typename Element>
+void LaunchPrefillSearch(const PrefillParams<Element>& p) {
+  WithPrefillShape(p, [&]<int kDim, int kWarpgroups, entmax::Form kForm>() {
+    using Shape = SearchShape<kDim, kWarpgroups>;
+    constexpr auto kKernel = PrefillSearchKernel<Element, kDim, kWarpgroups, kForm>;
+    LaunchPersistent<Shape, kKernel>(p.num_blocks * p.parts, p.args.stream,
+                                     PageMap(p.args.keys, p.args), p);
+  });
 }
 
 }  // namespace tauserve::cuda

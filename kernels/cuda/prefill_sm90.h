@@ -14,14 +14,16 @@
 namespace tauserve::cuda {
 
 // Whether PrefillSm90 can run this: a Hopper GPU, head_dim 64, 96, 128 or 256, q and out with rows of 16 bytes.
-bool PrefillSm90Supports(const AttentionArgs& args);
+template <typename Element>
+bool PrefillSm90Supports(const AttentionArgsOf<Element>& args);
 
 // Scratch for a step of at most `max_rows` rows in at most `max_slices` slices.
 size_t PrefillSm90WorkspaceBytes(int max_rows, int max_slices, int num_heads);
 
 // Writes the output rows of all heads with alpha > 1 of all of args' slices; leaves heads with alpha == 1 alone.
 // Asynchronous on args.stream. Errors of a launch abort (CUDA_CHECK).
-void PrefillSm90(const AttentionArgs& args);
+template <typename Element>
+void PrefillSm90(const AttentionArgsOf<Element>& args);
 
 }  // namespace tauserve::cuda
 

@@ -17,23 +17,23 @@ template <int kDim, int kRowTiles, bool kWithValues>
 struct ScoredRowsShape {
   static constexpr int kStages = kDim <= 128 ? 2 : 1;
   static constexpr int kOperands = kWithValues ? 2 : 1;  // keys and queries, values and gradients
-  static constexpr int kTileBytes = kOperands * (kRowTiles + kStages) * DenseTile<kDim>::kBytes;
+  static constexpr int kTileBytes = kOperands * (kRowTiles + kStages) * kDenseTileBytes<kDim>;
   static constexpr int kSharedBytes = kTileBytes + kMaxLiveWords * 4 + 128;
 };
 
-template <int kDim, int kRowTiles, bool kWithValues>
+template <typename Element, int kDim, int kRowTiles, bool kWithValues>
 struct ScoredRows {
-  using Tile = DenseTile<kDim>;
+  using Tile = DenseTile<Element, kDim>;
   using Shape = ScoredRowsShape<kDim, kRowTiles, kWithValues>;
   using Scores = float[kRowTiles][kTrainingTile / 8][4];
   static constexpr int kRows = kRowTiles * kTrainingTile;
 
   const TrainingBatch& batch;
   const KeptSupport& kept;
-  const __nv_bfloat16* const q;
-  const __nv_bfloat16* const k;
-  const __nv_bfloat16* const v;      // kWithValues
-  const __nv_bfloat16* const d_out;  // kWithValues
+  const Element* const q;
+  const Element* const k;
+  const Element* const v;      // kWithValues
+  const Element* const d_out;  // kWithValues
   const TrainedSequence sequence;
   const int head, first_token;
   const uint32_t shared;  // queries, output gradients, then stages of keys and values

@@ -1,5 +1,8 @@
 #include "kernels/cuda/training_api.h"
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <string>
 
 #include "kernels/cuda/backward.h"
@@ -38,6 +41,13 @@ KeptSupport MakeKept(const TauserveKept& kept) {
   return to;
 }
 
+// Calls run.operator()<element type>() of a batch that isn't refused.
+template <typename Run>
+auto WithElement(const TauserveBatch& batch, const Run& run) {
+  if (batch.element == TAUSERVE_FLOAT16) return run.template operator()<__half>();
+  return run.template operator()<__nv_bfloat16>();
+}
+
 const char* Say(std::string text) {
   static thread_local std::string said;
   said = std::move(text);
@@ -65,6 +75,10 @@ const char* tauserve_refusal(const TauserveBatch* batch) {
     if (const char* error = TakeError()) return error;
     return "entmax attention on CUDA runs on GPUs of compute capability 9.0";
   }
+  if (batch->element != TAUSERVE_BFLOAT16 && batch->element != TAUSERVE_FLOAT16) {
+    return Say("element is " + std::to_string(batch->element) +
+               ", neither TAUSERVE_BFLOAT16 nor TAUSERVE_FLOAT16");
+  }
   const int dim = batch->head_dim;
   if (dim != 64 && dim != 96 && dim != 128 && dim != 256) {
     return Say("head_dim is " + std::to_string(dim) + ", on CUDA it must be 64, 96, 128 or 256");
@@ -77,34 +91,40 @@ const char* tauserve_refusal(const TauserveBatch* batch) {
 }
 
 int64_t tauserve_forward_workspace_bytes(const TauserveBatch* batch) {
-  TrainingForwardArgs args;
-  SetBatch(*batch, args);
-  return static_cast<int64_t>(TrainingForwardWorkspaceBytes(args));
+  return WithElement(*batch, [&]<typename Element>() {
+    TrainingForwardArgs<Element> args;
+    SetBatch(*batch, args);
+    return static_cast<int64_t>(TrainingForwardWorkspaceBytes(args));
+  });
 }
 
 int64_t tauserve_backward_workspace_bytes(const TauserveBatch* batch, int64_t capacity,
                                           int32_t deterministic) {
-  BackwardArgs args;
-  SetBatch(*batch, args);
-  args.kept.capacity = capacity;
-  args.deterministic = deterministic != 0;
-  return static_cast<int64_t>(BackwardWorkspaceBytes(args));
+  return WithElement(*batch, [&]<typename Element>() {
+    BackwardArgs<Element> args;
+    SetBatch(*batch, args);
+    args.kept.capacity = capacity;
+    args.deterministic = deterministic != 0;
+    return static_cast<int64_t>(BackwardWorkspaceBytes(args));
+  });
 }
 
 const char* tauserve_forward(const TauserveBatch* batch, const void* q, const void* k,
                              const void* v, void* out, const TauserveKept* kept, void* workspace,
                              int64_t workspace_bytes, void* stream) {
-  TrainingForwardArgs args;
-  SetBatch(*batch, args);
-  args.q = static_cast<const __nv_bfloat16*>(q);
-  args.k = static_cast<const __nv_bfloat16*>(k);
-  args.v = static_cast<const __nv_bfloat16*>(v);
-  args.out = static_cast<__nv_bfloat16*>(out);
-  args.kept = MakeKept(*kept);
-  args.workspace = workspace;
-  args.workspace_bytes = static_cast<size_t>(workspace_bytes);
-  args.stream = static_cast<cudaStream_t>(stream);
-  TrainingForward(args);
+  WithElement(*batch, [&]<typename Element>() {
+    TrainingForwardArgs<Element> args;
+    SetBatch(*batch, args);
+    args.q = static_cast<const Element*>(q);
+    args.k = static_cast<const Element*>(k);
+    args.v = static_cast<const Element*>(v);
+    args.out = static_cast<Element*>(out);
+    args.kept = MakeKept(*kept);
+    args.workspace = workspace;
+    args.workspace_bytes = static_cast<size_t>(workspace_bytes);
+    args.stream = static_cast<cudaStream_t>(stream);
+    TrainingForward(args);
+  });
   return TakeError();
 }
 
@@ -112,21 +132,23 @@ const char* tauserve_backward(const TauserveBatch* batch, const void* q, const v
                               const void* v, const void* d_out, void* dq, void* dk, void* dv,
                               const TauserveKept* kept, int32_t deterministic, void* workspace,
                               int64_t workspace_bytes, void* stream) {
-  BackwardArgs args;
-  SetBatch(*batch, args);
-  args.q = static_cast<const __nv_bfloat16*>(q);
-  args.k = static_cast<const __nv_bfloat16*>(k);
-  args.v = static_cast<const __nv_bfloat16*>(v);
-  args.d_out = static_cast<const __nv_bfloat16*>(d_out);
-  args.dq = static_cast<__nv_bfloat16*>(dq);
-  args.dk = static_cast<__nv_bfloat16*>(dk);
-  args.dv = static_cast<__nv_bfloat16*>(dv);
-  args.kept = MakeKept(*kept);
-  args.deterministic = deterministic != 0;
-  args.workspace = workspace;
-  args.workspace_bytes = static_cast<size_t>(workspace_bytes);
-  args.stream = static_cast<cudaStream_t>(stream);
-  AttentionBackward(args);
+  WithElement(*batch, [&]<typename Element>() {
+    BackwardArgs<Element> args;
+    SetBatch(*batch, args);
+    args.q = static_cast<const Element*>(q);
+    args.k = static_cast<const Element*>(k);
+    args.v = static_cast<const Element*>(v);
+    args.d_out = static_cast<const Element*>(d_out);
+    args.dq = static_cast<Element*>(dq);
+    args.dk = static_cast<Element*>(dk);
+    args.dv = static_cast<Element*>(dv);
+    args.kept = MakeKept(*kept);
+    args.deterministic = deterministic != 0;
+    args.workspace = workspace;
+    args.workspace_bytes = static_cast<size_t>(workspace_bytes);
+    args.stream = static_cast<cudaStream_t>(stream);
+    AttentionBackward(args);
+  });
   return TakeError();
 }
 

@@ -9,6 +9,9 @@
 
 extern "C" {
 
+// Of a batch's tensors.
+enum TauserveElement { TAUSERVE_BFLOAT16 = 0, TAUSERVE_FLOAT16 = 1 };
+
 // As TrainingBatch (training_batch.h). Pointers named host_* are to host memory, all others here and below to the
 // current device's.
 struct TauserveBatch {
@@ -25,6 +28,7 @@ struct TauserveBatch {
   float scale;
   int32_t sliding_window;
   int32_t causal;
+  int32_t element;  // TauserveElement
 };
 
 // As KeptSupport (kept_support.h); threshold may be null, then nothing is kept.
@@ -45,7 +49,7 @@ TAUSERVE_EXPORT int64_t tauserve_forward_workspace_bytes(const TauserveBatch* ba
 TAUSERVE_EXPORT int64_t tauserve_backward_workspace_bytes(const TauserveBatch* batch,
                                                           int64_t capacity, int32_t deterministic);
 
-// Tensors in bfloat16: q, out, d_out, dq [tokens][heads][head_dim], the others [keys][kv_heads][head_dim]. What failed,
+// Tensors of batch->element: q, out, d_out, dq [tokens][heads][head_dim], the others [keys][kv_heads][head_dim]. What failed,
 // as tauserve_refusal says why; null where all was launched. For batches that aren't refused.
 TAUSERVE_EXPORT const char* tauserve_forward(const TauserveBatch* batch, const void* q,
                                              const void* k, const void* v, void* out,

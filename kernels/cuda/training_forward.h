@@ -2,7 +2,6 @@
 #ifndef TAUSERVE_KERNELS_CUDA_TRAINING_FORWARD_H_
 #define TAUSERVE_KERNELS_CUDA_TRAINING_FORWARD_H_
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <cstddef>
@@ -12,13 +11,14 @@
 
 namespace tauserve::cuda {
 
-// Device pointers. Tensors are contiguous and 16-byte aligned.
+// Device pointers. Tensors are contiguous and 16-byte aligned, of __nv_bfloat16 or __half.
+template <typename Element>
 struct TrainingForwardArgs : TrainingBatch {
-  const __nv_bfloat16* q = nullptr;  // [num_tokens][num_heads][head_dim]
-  const __nv_bfloat16* k = nullptr;  // [num_keys][num_kv_heads][head_dim]
-  const __nv_bfloat16* v = nullptr;  // as k
-  __nv_bfloat16* out = nullptr;      // as q
-  KeptSupport kept;                  // first_key and the zero in `used` are set here
+  const Element* q = nullptr;  // [num_tokens][num_heads][head_dim]
+  const Element* k = nullptr;  // [num_keys][num_kv_heads][head_dim]
+  const Element* v = nullptr;  // as k
+  Element* out = nullptr;      // as q
+  KeptSupport kept;            // first_key and the zero in `used` are set here
 
   void* workspace = nullptr;  // at least TrainingForwardWorkspaceBytes; free again after the pass
   size_t workspace_bytes = 0;
@@ -29,10 +29,12 @@ struct TrainingForwardArgs : TrainingBatch {
 bool TrainingSupported();
 
 // Of args' shape; pointers to tensors aren't read.
-size_t TrainingForwardWorkspaceBytes(const TrainingForwardArgs& args);
+template <typename Element>
+size_t TrainingForwardWorkspaceBytes(const TrainingForwardArgs<Element>& args);
 
 // Writes out and kept. Asynchronous on args.stream. Errors of a launch are kept by CUDA_CHECK.
-void TrainingForward(const TrainingForwardArgs& args);
+template <typename Element>
+void TrainingForward(const TrainingForwardArgs<Element>& args);
 
 }  // namespace tauserve::cuda
 

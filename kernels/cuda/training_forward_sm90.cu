@@ -6,7 +6,7 @@
 #include "kernels/cuda/current_device.h"
 #include "kernels/cuda/keep_wide_rows.cuh"
 #include "kernels/cuda/kernel_variant.h"
-#include "kernels/cuda/prefill_sm90.h"
+#include "kernels/cuda/prefill_launch.h"
 #include "kernels/cuda/training_forward.h"
 #include "kernels/cuda/training_tiles.cuh"
 #include "kernels/cuda/workspace.h"
@@ -15,19 +15,21 @@ namespace tauserve::cuda {
 namespace {
 
 // Keys and values as the prefill kernel reads them: pages of 64 tokens, those of a sequence one behind the other.
+template <typename Element>
 struct Pages {
   TrainingTiles tiles;
-  __nv_bfloat16* keys;    // [num_key_tiles][num_kv_heads][kPageTokens][head_dim]
-  __nv_bfloat16* values;  // as keys
-  int32_t* page_table;    // [num_key_tiles]: i at i
-  Slice* slices;          // [num_sequences]
-  int32_t* first_key;     // [num_sequences]
+  Element* keys;        // [num_key_tiles][num_kv_heads][kPageTokens][head_dim]
+  Element* values;      // as keys
+  int32_t* page_table;  // [num_key_tiles]: i at i
+  Slice* slices;        // [num_sequences]
+  int32_t* first_key;   // [num_sequences]
   void* prefill;
   size_t prefill_bytes;
   size_t bytes;
 };
-Pages PlacePages(const TrainingForwardArgs& args) {
-  Pages pages = {};
+template <typename Element>
+Pages<Element> PlacePages(const TrainingForwardArgs<Element>& args) {
+  Pages<Element> pages = {};
   CountTiles(args, pages.tiles);
   const int64_t elements = static_cast<int64_t>(pages.tiles.num_key_tiles) * args.num_kv_heads *
                            kPageTokens * args.head_dim;
@@ -35,8 +37,8 @@ Pages PlacePages(const TrainingForwardArgs& args) {
   pages.tiles.row_tiles = workspace.Take<int2>(pages.tiles.num_row_tiles);
   pages.tiles.key_tiles = workspace.Take<int2>(pages.tiles.num_key_tiles);
   pages.tiles.first_row_tile = workspace.Take<int32_t>(args.num_sequences);
-  pages.keys = workspace.Take<__nv_bfloat16>(elements);
-  pages.values = workspace.Take<__nv_bfloat16>(elements);
+  pages.keys = workspace.Take<Element>(elements);
+  pages.values = workspace.Take<Element>(elements);
   pages.page_table = workspace.Take<int32_t>(pages.tiles.num_key_tiles);
   pages.slices = workspace.Take<Slice>(args.num_sequences);
   pages.first_key = workspace.Take<int32_t>(args.num_sequences);
@@ -50,9 +52,10 @@ Pages PlacePages(const TrainingForwardArgs& args) {
 constexpr int kPackThreads = 256;
 
 // A thread block for a page of a KV head.
+template <typename Element>
 __global__ void __launch_bounds__(kPackThreads)
-    PackPages(const __nv_bfloat16* k, const __nv_bfloat16* v, const TrainedSequence* sequences,
-              int num_kv_heads, int head_dim, const __grid_constant__ Pages pages) {
+    PackPages(const Element* k, const Element* v, const TrainedSequence* sequences,
+              int num_kv_heads, int head_dim, const __grid_constant__ Pages<Element> pages) {
   const int page = blockIdx.x, kv_head = blockIdx.y;
   const int2 at = pages.tiles.key_tiles[page];
   const TrainedSequence sequence = sequences[at.x];
@@ -84,12 +87,13 @@ __global__ void __launch_bounds__(kPackThreads)
   }
 }
 
-template <int kDim>
-void LaunchKeepWideRows(const TrainingForwardArgs& args, const TrainingTiles& tiles) {
-  constexpr int kBytes = WideRowKeeper<kDim>::kSharedBytes;
-  AllowSharedBytes<KeepWideRows<kDim>>(kBytes);
-  KeepWideRows<kDim><<<tiles.num_row_tiles * args.num_heads, kDenseThreads, kBytes, args.stream>>>(
-      args, args.kept, args.q, args.k, tiles);
+template <typename Element, int kDim>
+void LaunchKeepWideRows(const TrainingForwardArgs<Element>& args, const TrainingTiles& tiles) {
+  constexpr int kBytes = WideRowKeeper<Element, kDim>::kSharedBytes;
+  AllowSharedBytes<KeepWideRows<Element, kDim>>(kBytes);
+  KeepWideRows<Element, kDim>
+      <<<tiles.num_row_tiles * args.num_heads, kDenseThreads, kBytes, args.stream>>>(
+          args, args.kept, args.q, args.k, tiles);
   CUDA_CHECK(cudaGetLastError());
 }
 
@@ -97,16 +101,18 @@ void LaunchKeepWideRows(const TrainingForwardArgs& args, const TrainingTiles& ti
 
 bool TrainingSupported() { return CurrentDevice().hopper; }
 
-size_t TrainingForwardWorkspaceBytes(const TrainingForwardArgs& args) {
-  TrainingForwardArgs shape = args;
+template <typename Element>
+size_t TrainingForwardWorkspaceBytes(const TrainingForwardArgs<Element>& args) {
+  TrainingForwardArgs<Element> shape = args;
   shape.workspace = nullptr;
   return PlacePages(shape).bytes;
 }
 
-void TrainingForward(const TrainingForwardArgs& args) {
+template <typename Element>
+void TrainingForward(const TrainingForwardArgs<Element>& args) {
   if (args.num_tokens == 0) return;
   TAUSERVE_CHECK(args.num_keys <= kMostKeptKeys, "keys of a batch");
-  const Pages pages = PlacePages(args);
+  const Pages<Element> pages = PlacePages(args);
   TAUSERVE_CHECK(pages.bytes <= args.workspace_bytes, "workspace");
   if (args.kept.threshold) {
     CUDA_CHECK(cudaMemsetAsync(args.kept.used, 0, sizeof(*args.kept.used), args.stream));
@@ -125,7 +131,7 @@ void TrainingForward(const TrainingForwardArgs& args) {
                  first_page};
     first_page += CeilDiv(sequence.num_keys, kPageTokens);
   }
-  AttentionArgs attention;
+  AttentionArgsOf<Element> attention;
   attention.q = args.q;
   attention.out = args.out;
   attention.q_stride = attention.out_stride = args.num_heads * args.head_dim;
@@ -153,7 +159,13 @@ void TrainingForward(const TrainingForwardArgs& args) {
   TAUSERVE_CHECK(PrefillSm90Supports(attention), "head_dim or GPU");
   PrefillSm90(attention);
   if (!args.kept.threshold || args.kept.capacity == 0) return;
-  WithHeadDim(args.head_dim, [&]<int kDim>() { LaunchKeepWideRows<kDim>(args, pages.tiles); });
+  WithHeadDim(args.head_dim,
+              [&]<int kDim>() { LaunchKeepWideRows<Element, kDim>(args, pages.tiles); });
 }
+
+template size_t TrainingForwardWorkspaceBytes(const TrainingForwardArgs<__nv_bfloat16>&);
+template size_t TrainingForwardWorkspaceBytes(const TrainingForwardArgs<__half>&);
+template void TrainingForward(const TrainingForwardArgs<__nv_bfloat16>&);
+template void TrainingForward(const TrainingForwardArgs<__half>&);
 
 }  // namespace tauserve::cuda

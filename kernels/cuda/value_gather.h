@@ -14,10 +14,10 @@ __device__ __forceinline__ int KeyOfEntry(uint32_t group, uint32_t place, int la
 
 // Rewrites a thread's entries from (score over the floor, tile) to (weight, row of the value pool), dropping what the
 // threshold `shift` above the floor leaves without weight; returns the sum of weights. `bitmap` takes the pages.
-template <typename Lists>
+template <typename Lists, typename Element>
 __device__ __forceinline__ float MakeWeights(Lists& lists, int h, const entmax::WeightFunction& w,
                                              float inverse_width, float shift,
-                                             const PrefillParams& p, const int32_t* pages,
+                                             const PrefillParams<Element>& p, const int32_t* pages,
                                              int kv_head, int lane, uint32_t* bitmap,
                                              int bitmap_bits) {
   const uint32_t bytes = lists.BytesOf(h);
@@ -48,9 +48,9 @@ __device__ __forceinline__ float MakeWeights(Lists& lists, int h, const entmax::
 
 // Adds weight x value over the entries of both rows in the quad's four lists, in the order of their threads. out[h][8i + c]
 // is row h, column 32i + 8(lane % 4) + c.
-template <int kDim, int kUnroll, typename Lists>
-__device__ __forceinline__ void GatherValues(const Lists& lists, const __nv_bfloat16* values,
-                                             int lane, float (&out)[2][kDim / 4]) {
+template <int kDim, int kUnroll, typename Lists, typename Element>
+__device__ __forceinline__ void GatherValues(const Lists& lists, const Element* values, int lane,
+                                             float (&out)[2][kDim / 4]) {
   int before[2][3], total[2];  // entries of the quad's first threads, and of all
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -65,7 +65,7 @@ __device__ __forceinline__ void GatherValues(const Lists& lists, const __nv_bflo
     for (int i = 0; i < kDim / 4; i++) out[h][i] = 0;
   }
   const int longest = __reduce_max_sync(~0u, max(total[0], total[1]));
-  const __nv_bfloat16* column = values + (lane & 3) * 8;
+  const Element* column = values + (lane & 3) * 8;
 #pragma unroll 1
   for (int first = 0; first < longest; first += kUnroll) {
     float weight[2][kUnroll];
@@ -92,7 +92,7 @@ __device__ __forceinline__ void GatherValues(const Lists& lists, const __nv_bflo
           const int offset = (e - skipped) * Lists::kEntryStep;
           const uint2 entry = LoadEntry(base + owner * 8 + (h == 0 ? offset : -offset));
           weight[h][u] = __uint_as_float(entry.x);
-          const __nv_bfloat16* from = column + static_cast<size_t>(entry.y) * kDim;
+          const Element* from = column + static_cast<size_t>(entry.y) * kDim;
 #pragma unroll
           for (int i = 0; i < kDim / 32; i++) {
             x[h][u][i] = __ldg(reinterpret_cast<const uint4*>(from + i * 32));
@@ -109,8 +109,8 @@ __device__ __forceinline__ void GatherValues(const Lists& lists, const __nv_bflo
           const uint32_t pair[4] = {x[h][u][i].x, x[h][u][i].y, x[h][u][i].z, x[h][u][i].w};
 #pragma unroll
           for (int c = 0; c < 4; c++) {
-            out[h][8 * i + 2 * c] += weight[h][u] * __uint_as_float(pair[c] << 16);
-            out[h][8 * i + 2 * c + 1] += weight[h][u] * __uint_as_float(pair[c] & 0xffff0000u);
+            out[h][8 * i + 2 * c] += weight[h][u] * LowOf<Element>(pair[c]);
+            out[h][8 * i + 2 * c + 1] += weight[h][u] * HighOf<Element>(pair[c]);
           }
         }
       }
@@ -118,19 +118,17 @@ __device__ __forceinline__ void GatherValues(const Lists& lists, const __nv_bflo
   }
 }
 
-// Writes out * scale as bf16; columns as in GatherValues.
-template <int kDim>
+// Writes out * scale; columns as in GatherValues.
+template <int kDim, typename Element>
 __device__ __forceinline__ void StoreGathered(const float (&out)[kDim / 4], float scale, int lane,
-                                              __nv_bfloat16* to) {
+                                              Element* to) {
 #pragma unroll
   for (int i = 0; i < kDim / 32; i++) {
     uint4 packed;
     uint32_t* pair = &packed.x;
 #pragma unroll
     for (int c = 0; c < 4; c++) {
-      const __nv_bfloat162 two =
-          __floats2bfloat162_rn(out[8 * i + 2 * c] * scale, out[8 * i + 2 * c + 1] * scale);
-      pair[c] = *reinterpret_cast<const uint32_t*>(&two);
+      pair[c] = PackPair<Element>(out[8 * i + 2 * c] * scale, out[8 * i + 2 * c + 1] * scale);
     }
     *reinterpret_cast<uint4*>(to + i * 32 + (lane & 3) * 8) = packed;
   }

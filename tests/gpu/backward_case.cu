@@ -11,7 +11,8 @@
 namespace tauserve::cuda {
 namespace {
 
-__global__ void FillNormal(__nv_bfloat16* to, int64_t n, int dim, float scale, uint64_t seed,
+template <typename Element>
+__global__ void FillNormal(Element* to, int64_t n, int dim, float scale, uint64_t seed,
                            TrainedKeys keys, bool queries) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
@@ -20,19 +21,21 @@ __global__ void FillNormal(__nv_bfloat16* to, int64_t n, int dim, float scale, u
     if (keys == TrainedKeys::kFewLarge && !queries && row % 100 == 7) x *= 6;
     // Every query has much of the first element, and few keys do.
     if (keys == TrainedKeys::kSink && i % dim == 0) x = queries || row < 8 ? 6.0f * scale : 0.0f;
-    to[i] = __float2bfloat16(x);
+    to[i] = static_cast<Element>(x);
   }
 }
 
-void Fill(const DeviceArray<__nv_bfloat16>& to, int dim, float scale, uint64_t seed,
+template <typename Element>
+void Fill(const DeviceArray<Element>& to, int dim, float scale, uint64_t seed,
           TrainedKeys keys = TrainedKeys::kNormal, bool queries = false) {
   FillNormal<<<2048, 256>>>(to.get(), to.size(), dim, scale, seed, keys, queries);
   REQUIRE_CUDA(cudaGetLastError());
 }
 
-std::vector<double> Doubles(const std::vector<__nv_bfloat16>& x) {
+template <typename Element>
+std::vector<double> Doubles(const std::vector<Element>& x) {
   std::vector<double> y(x.size());
-  for (size_t i = 0; i < x.size(); i++) y[i] = __bfloat162float(x[i]);
+  for (size_t i = 0; i < x.size(); i++) y[i] = static_cast<float>(x[i]);
   return y;
 }
 
@@ -54,7 +57,8 @@ double NormOfTerms(const reference::Row& row, const reference::RowResult& forwar
 
 }  // namespace
 
-BackwardProblem::BackwardProblem(const BackwardCase& c) : case_(c) {
+template <typename Element>
+BackwardProblem<Element>::BackwardProblem(const BackwardCase& c) : case_(c) {
   TrainingBatch batch;
   int64_t tokens = 0, keys = 0;
   for (const auto& [n, context] : c.sequences) {
@@ -84,15 +88,15 @@ BackwardProblem::BackwardProblem(const BackwardCase& c) : case_(c) {
   batch.causal = c.causal;
 
   const int64_t rows = tokens * c.heads;
-  for (auto* x : {&q_, &out_, &d_out_, &dq_}) *x = DeviceArray<__nv_bfloat16>(rows * c.dim);
+  for (auto* x : {&q_, &out_, &d_out_, &dq_}) *x = DeviceArray<Element>(rows * c.dim);
   for (auto* x : {&k_, &v_, &dk_, &dv_}) {
-    *x = DeviceArray<__nv_bfloat16>(keys * c.kv_heads * c.dim);
+    *x = DeviceArray<Element>(keys * c.kv_heads * c.dim);
   }
   const float scale = std::sqrt(c.sigma);
-  Fill(q_, c.dim, scale, 1, c.keys, /*queries=*/true);
-  Fill(k_, c.dim, scale, 2, c.keys);
-  Fill(v_, c.dim, 1, 3);
-  Fill(d_out_, c.dim, 1, 4);
+  Fill(q_, c.dim, scale * c.query_size, 1, c.keys, /*queries=*/true);
+  Fill(k_, c.dim, scale / c.query_size, 2, c.keys);
+  Fill(v_, c.dim, c.value_size, 3);
+  Fill(d_out_, c.dim, c.gradient_size, 4);
   threshold_ = DeviceArray<float>(rows);
   count_ = DeviceArray<int32_t>(rows);
   first_ = DeviceArray<int64_t>(rows);
@@ -130,37 +134,43 @@ BackwardProblem::BackwardProblem(const BackwardCase& c) : case_(c) {
   Poison();
 }
 
-void BackwardProblem::Poison() {
+template <typename Element>
+void BackwardProblem<Element>::Poison() {
   for (auto* x : {&out_, &dq_, &dk_, &dv_}) x->Fill(0xff);
   threshold_.Fill(0xff);
   first_.Fill(0xff);
   REQUIRE_CUDA(cudaDeviceSynchronize());
 }
 
-Gradients BackwardProblem::Result() const {
+template <typename Element>
+Gradients BackwardProblem<Element>::Result() const {
   return {Doubles(out_.Get()), Doubles(dq_.Get()), Doubles(dk_.Get()), Doubles(dv_.Get()), {}};
 }
-std::vector<__nv_bfloat16> BackwardProblem::Bits() const {
-  std::vector<__nv_bfloat16> all;
+template <typename Element>
+std::vector<Element> BackwardProblem<Element>::Bits() const {
+  std::vector<Element> all;
   for (const auto* x : {&dq_, &dk_, &dv_}) {
-    const std::vector<__nv_bfloat16> one = x->Get();
+    const std::vector<Element> one = x->Get();
     all.insert(all.end(), one.begin(), one.end());
   }
   return all;
 }
 
-double BackwardProblem::MeanSupport() const {
+template <typename Element>
+double BackwardProblem<Element>::MeanSupport() const {
   double sum = 0;
   for (int32_t n : count_.Get()) sum += n;
   return sum / num_rows();
 }
-double BackwardProblem::KeptShare() const {
+template <typename Element>
+double BackwardProblem<Element>::KeptShare() const {
   double kept = 0;
   for (int64_t first : first_.Get()) kept += first >= 0;
   return kept / num_rows();
 }
 
-Gradients BackwardProblem::Reference() const {
+template <typename Element>
+Gradients BackwardProblem<Element>::Reference() const {
   const std::vector<double> q = Doubles(q_.Get()), k = Doubles(k_.Get()), v = Doubles(v_.Get()),
                             d_out = Doubles(d_out_.Get());
   const int dim = case_.dim, group = case_.heads / case_.kv_heads;
@@ -217,46 +227,7 @@ Gradients BackwardProblem::Reference() const {
   return g;
 }
 
-std::vector<BackwardCase> BackwardCases() {
-  std::vector<BackwardCase> cases;
-  for (int dim : {64, 96, 128, 256}) {
-    for (double kept : {4000.0, 0.0, 12.0}) {
-      const std::string start = "d" + std::to_string(dim) +
-                                (kept == 0   ? " dense "
-                                 : kept < 50 ? " mixed "
-                                             : " lists ");
-      auto add = [&](BackwardCase c) {
-        c.name = start + c.name;
-        c.dim = dim;
-        c.kept_a_row = kept;
-        cases.push_back(std::move(c));
-      };
-      add({.name = "causal", .sequences = {{700, 0}}});
-      add({.name = "one token", .sequences = {{1, 0}}});
-      add({.name = "ragged", .sequences = {{70, 0}, {1, 0}, {129, 0}, {5, 0}, {64, 0}, {300, 0}}});
-      add({.name = "contexts", .sequences = {{70, 100}, {1, 300}, {64, 64}}});
-      add({.name = "not causal", .sequences = {{200, 0}, {70, 30}}, .causal = false});
-      add({.name = "window", .sequences = {{500, 0}, {100, 50}}, .window = 90});
-      add({.name = "alibi", .sequences = {{600, 0}}, .slope = {0.5f, 0.01f}});
-      add({.name = "alpha 1.25", .sequences = {{400, 0}}, .alpha = {1.25f}});
-      add({.name = "alpha 2", .sequences = {{500, 0}}, .alpha = {2}});
-      add({.name = "alphas", .sequences = {{400, 0}}, .alpha = {1.5f, 1.1f, 2, 1.75f}});
-      add({.name = "wide", .sequences = {{500, 0}}, .sigma = 0.1f});
-      add({.name = "equal", .sequences = {{300, 0}}, .keys = TrainedKeys::kEqual});
-      add({.name = "few large", .sequences = {{600, 0}}, .keys = TrainedKeys::kFewLarge});
-      add({.name = "sink", .sequences = {{1500, 0}}, .keys = TrainedKeys::kSink});
-      add({.name = "long rows", .sequences = {{70, 60000}}, .heads = 2, .sigma = 0.13f});
-      add({.name = "narrow", .sequences = {{600, 0}}, .sigma = 30});
-      add({.name = "mha", .sequences = {{400, 0}}, .heads = 3, .kv_heads = 3});
-      add({.name = "gqa 3", .sequences = {{300, 0}}, .heads = 6, .kv_heads = 2});
-      add({.name = "gqa 8", .sequences = {{300, 0}}, .heads = 8, .kv_heads = 1});
-      add({.name = "deterministic",
-           .sequences = {{900, 0}, {200, 0}},
-           .keys = TrainedKeys::kSink,
-           .deterministic = true});
-    }
-  }
-  return cases;
-}
+template class BackwardProblem<__nv_bfloat16>;
+template class BackwardProblem<__half>;
 
 }  // namespace tauserve::cuda

@@ -3,6 +3,9 @@
 #ifndef TAUSERVE_TESTS_GPU_BACKWARD_CASE_H_
 #define TAUSERVE_TESTS_GPU_BACKWARD_CASE_H_
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -28,6 +31,9 @@ struct BackwardCase {
   double kept_a_row = 256;  // room for kept entries
   TrainedKeys keys = TrainedKeys::kNormal;
   bool deterministic = false;
+  bool float16 = false;  // the tensors' type; else bfloat16
+  // Factors of queries (keys are divided by it), of values and of output gradients.
+  float query_size = 1, value_size = 1, gradient_size = 1;
 };
 
 // All that `backward_check check` runs.
@@ -39,7 +45,8 @@ struct Gradients {
       dq_terms;  // of a row, the norm of the sum of |terms|: what rounding is relative to where they cancel
 };
 
-// A case's tensors on the device.
+// A case's tensors on the device, of __nv_bfloat16 or __half.
+template <typename Element>
 class BackwardProblem {
  public:
   explicit BackwardProblem(const BackwardCase& c);
@@ -50,7 +57,7 @@ class BackwardProblem {
   void Poison();
 
   Gradients Result() const;
-  std::vector<__nv_bfloat16> Bits() const;  // dq, dk and dv
+  std::vector<Element> Bits() const;  // dq, dk and dv
   Gradients Reference() const;
   // Per row: keys with weight, and the share whose entries are kept.
   double MeanSupport() const;
@@ -63,15 +70,15 @@ class BackwardProblem {
   std::vector<Head> host_heads_;
   DeviceArray<TrainedSequence> sequences_;
   DeviceArray<Head> heads_;
-  DeviceArray<__nv_bfloat16> q_, k_, v_, out_, d_out_, dq_, dk_, dv_;
+  DeviceArray<Element> q_, k_, v_, out_, d_out_, dq_, dk_, dv_;
   DeviceArray<float> threshold_;
   DeviceArray<int32_t> count_;
   DeviceArray<int64_t> first_;
   DeviceArray<KeptEntry> entries_;
   DeviceArray<unsigned long long> used_;
   DeviceArray<char> workspace_;
-  TrainingForwardArgs forward_;
-  BackwardArgs backward_;
+  TrainingForwardArgs<Element> forward_;
+  BackwardArgs<Element> backward_;
 };
 
 }  // namespace tauserve::cuda

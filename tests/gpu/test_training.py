@@ -12,6 +12,7 @@ import torch
 from tauserve_kernels import cuda_ops
 
 SEED = random.SystemRandom().randrange(2**32)
+TYPES = (torch.bfloat16, torch.float16)
 
 
 def reference(q, k, v, alpha, causal=True, slopes=None, window=None):
@@ -41,11 +42,14 @@ def reference(q, k, v, alpha, causal=True, slopes=None, window=None):
     return ((s - tau).clamp_min(0) ** power) @ v
 
 
-def problem(batch=2, heads=4, kv_heads=2, tokens=300, keys=None, dim=64, sigma=2.0):
+def problem(batch=2, heads=4, kv_heads=2, tokens=300, keys=None, dim=64, sigma=2.0, sizes=(1, 1, 1),
+            dtype=torch.bfloat16):
+    """`sizes`: factors of q, k and v."""
     keys = keys or tokens
     scale = sigma**0.5
     shapes = ((heads, tokens, scale), (kv_heads, keys, scale), (kv_heads, keys, 1))
-    return [(torch.randn(batch, h, n, dim, device="cuda") * x).bfloat16() for h, n, x in shapes]
+    return [(torch.randn(batch, h, n, dim, device="cuda") * x * size).to(dtype)
+            for (h, n, x), size in zip(shapes, sizes)]
 
 
 def gradients(function, inputs, dout, **options):
@@ -64,29 +68,59 @@ class TrainingTest(unittest.TestCase):
         torch.manual_seed(SEED)
         print(f"seed {SEED}", self.id())
 
-    def compare(self, inputs, alpha=1.5, slopes=None, **options):
-        dout = torch.randn_like(inputs[0])
+    def compare(self, inputs, alpha=1.5, slopes=None, dout_size=1, **options):
+        dout = torch.randn_like(inputs[0]) * dout_size
         doubles = [x.double() for x in inputs]
         expected = gradients(reference, doubles, dout.double(), alpha=alpha, slopes=slopes, **options)
         got = gradients(tk.entmax_attention, inputs, dout, alpha=alpha, alibi_slopes=slopes, **options)
         for name, g, e in zip(("out", "dq", "dk", "dv"), got, expected):
             self.assertEqual(g.shape, e.shape)
-            self.assertLess(error(g, e), 1e-2, name)
+            self.assertEqual(g.dtype, inputs[0].dtype)
+            self.assertLess(error(g, e), 1e-2, (name, g.dtype))
 
     def test_shapes_and_alphas(self):
-        for dim in (64, 96, 128, 256):
-            for alpha in (1.5, 1.25, 2):
-                self.compare(problem(dim=dim), alpha)
-        self.compare(problem(heads=3, kv_heads=3), [1.5, 1.2, 1.9])
-        self.compare(problem(heads=8, kv_heads=1, tokens=77, keys=501))
+        for dtype in TYPES:
+            for dim in (64, 96, 128, 256):
+                for alpha in (1.5, 1.25, 2):
+                    self.compare(problem(dim=dim, dtype=dtype), alpha)
+            self.compare(problem(heads=3, kv_heads=3, dtype=dtype), [1.5, 1.2, 1.9])
+            self.compare(problem(heads=8, kv_heads=1, tokens=77, keys=501, dtype=dtype))
 
     def test_masks_and_biases(self):
-        self.compare(problem(), causal=False)
-        self.compare(problem(), window=50)
-        self.compare(problem(), slopes=[1, 0.25, 0.01, 0])
+        for dtype in TYPES:
+            self.compare(problem(dtype=dtype), causal=False)
+            self.compare(problem(dtype=dtype), window=50)
+            self.compare(problem(dtype=dtype), slopes=[1, 0.25, 0.01, 0])
 
     def test_wide_rows(self):
-        self.compare(problem(tokens=900, sigma=0.1))
+        for dtype in TYPES:
+            self.compare(problem(tokens=900, sigma=0.1, dtype=dtype))
+            self.compare(problem(batch=1, heads=2, kv_heads=1, tokens=70, keys=40000, sigma=0.05, dtype=dtype))
+
+    def test_adversarial_keys(self):
+        for dtype in TYPES:
+            q, k, v = problem(dtype=dtype)
+            self.compare([q, k[:, :, :1].expand_as(k), v])  # equal
+            large = torch.where(torch.rand(k.shape[2], 1, device="cuda") < 0.02, 6, 1).to(dtype)
+            self.compare([q, k * large, v])
+            q[..., 0], k[..., 0] = 8, 0  # a sink
+            k[:, :, :4, 0] = 8
+            self.compare([q, k, v])
+
+    def test_float16s_range(self):
+        """Inputs near both of its ends. Gradients are within them; dS = p^(2 - alpha) (dP - mean) is not."""
+        for dim in (64, 256):
+            for sizes, sigma, dout_size in (
+                ((1, 1, 1e3), 1e-3, 100), ((1, 1, 1e-2), 0.1, 1e-2), ((1, 1, 1.2e4), 0.1, 1e-2),
+                ((1, 1, 1e-2), 0.1, 5e3), ((1e3, 1e-3, 1), 0.3, 1), ((1e-3, 1e3, 1), 0.3, 1),
+            ):
+                self.compare(problem(tokens=500, dim=dim, sigma=sigma, sizes=sizes, dtype=torch.float16),
+                             dout_size=dout_size)
+        # Of a loss scaled too far nothing finite may be left.
+        q, k, v = problem(tokens=500, sigma=0.1, dtype=torch.float16)
+        dout = torch.randn_like(q)
+        dout[:, :, 400] = torch.inf
+        self.assertTrue(all(not x.isfinite().all() for x in gradients(tk.entmax_attention, (q, k, v), dout)[1:]))
 
     def test_any_strides(self):
         inputs = problem()
@@ -96,9 +130,13 @@ class TrainingTest(unittest.TestCase):
             gradients(tk.entmax_attention, inputs, dout), gradients(tk.entmax_attention, major, dout))))
 
     def test_packed_sequences(self):
+        for dtype in TYPES:
+            self.check_packed_sequences(dtype)
+
+    def check_packed_sequences(self, dtype):
         lengths, keys = [70, 0, 1, 300], [100, 5, 64, 300]
         shapes = ((sum(lengths), 4), (sum(keys), 2), (sum(keys), 2))
-        q, k, v = (torch.randn(n, h, 64, device="cuda").bfloat16() for n, h in shapes)
+        q, k, v = (torch.randn(n, h, 64, device="cuda").to(dtype) for n, h in shapes)
         cu_q, cu_k = (torch.tensor([0, *n], device="cuda").cumsum(0).int() for n in (lengths, keys))
         dout = torch.randn_like(q)
         out, *packed = gradients(tk.entmax_attention_varlen, (q, k, v), dout, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k)
@@ -114,14 +152,15 @@ class TrainingTest(unittest.TestCase):
             row, key = row + n, key + m
 
     def test_deterministic_algorithms(self):
-        inputs = problem(tokens=2000)
-        dout = torch.randn_like(inputs[0])
-        torch.use_deterministic_algorithms(True)
-        try:
-            first, again = (gradients(tk.entmax_attention, inputs, dout) for _ in range(2))
-        finally:
-            torch.use_deterministic_algorithms(False)
-        self.assertTrue(all(torch.equal(a, b) for a, b in zip(first, again)))
+        for dtype in TYPES:
+            inputs = problem(tokens=2000, dtype=dtype)
+            dout = torch.randn_like(inputs[0])
+            torch.use_deterministic_algorithms(True)
+            try:
+                first, again = (gradients(tk.entmax_attention, inputs, dout) for _ in range(2))
+            finally:
+                torch.use_deterministic_algorithms(False)
+            self.assertTrue(all(torch.equal(a, b) for a, b in zip(first, again)))
 
     def test_compile(self):
         inputs = problem()
@@ -155,8 +194,14 @@ class TrainingTest(unittest.TestCase):
 
     def test_refusals(self):
         q, k, v = problem()
+        out = tk.entmax_attention(q, k, v)
+        backward = torch.ops.tauserve.entmax_backward
+        kept, options = torch.ones(4, 2, 4, 300, device="cuda"), ([1.5] * 4, [0.0] * 4, 0.125, 0, True, 0)
         cases = [
             ("bfloat16", lambda: tk.entmax_attention(q.float(), k.float(), v.float())),
+            ("q is torch.float16, k torch.bfloat16", lambda: tk.entmax_attention(q.half(), k, v)),
+            ("q is torch.bfloat16, k torch.float16", lambda: tk.entmax_attention(q, k.half(), v.half())),
+            ("dout is torch.float16", lambda: backward(out.half(), q, k, v, out, *kept, *options)),
             ("alpha", lambda: tk.entmax_attention(q, k, v, alpha=1)),
             ("head_dim is 80", lambda: tk.entmax_attention(*problem(dim=80))),
             ("alpha has 3", lambda: tk.entmax_attention(q, k, v, alpha=[1.5] * 3)),

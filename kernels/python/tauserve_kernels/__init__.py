@@ -1,9 +1,9 @@
 """Exact entmax attention for NumPy arrays and PyTorch tensors, on the CPU and on Hopper GPUs.
 
-On CUDA tensors are bfloat16, alpha is in (1, 2] and head_dim 64, 96, 128 or 256. On the CPU arrays are float32 (NumPy,
-PyTorch) or bfloat16 (PyTorch) and are read where they lie; results are of q's kind and type. On PyTorch's tensors,
-entmax_attention and entmax_attention_varlen are differentiable by q, k and v (torch_ops says how); EntmaxAttention is a
-layer made of them.
+On CUDA tensors are bfloat16 or float16, all of the same type, alpha is in (1, 2] and head_dim 64, 96, 128 or 256. On
+the CPU arrays are float32 (NumPy, PyTorch) or bfloat16 (PyTorch) and are read where they lie. Results are of q's kind
+and type. On PyTorch's tensors, entmax_attention and entmax_attention_varlen are differentiable by q, k and v (torch_ops
+says how); EntmaxAttention is a layer made of them.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 _LIBRARY = pathlib.Path(__file__).with_name("libtauserve_training.so")
+_ELEMENTS = {torch.bfloat16: 0, torch.float16: 1}  # TauserveElement
+DTYPES = tuple(_ELEMENTS)
 
 
 class _Batch(ctypes.Structure):
@@ -36,6 +38,7 @@ class _Batch(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("sliding_window", ctypes.c_int32),
         ("causal", ctypes.c_int32),
+        ("element", ctypes.c_int32),
     ]
 
 
@@ -119,12 +122,14 @@ class _Options(NamedTuple):
 
 
 class _Plan:
-    """All of a call but its tensors, which are contiguous: q [tokens, heads, head_dim], k and v [keys, kv_heads, head_dim].
+    """All of a call but its tensors, which are contiguous: q [tokens, heads, head_dim], k and v [keys, kv_heads,
+    head_dim].
 
     shape: tokens, keys, heads, kv_heads, head_dim.
     """
 
-    def __init__(self, sequences: _Sequences, shape: tuple[int, ...], options: _Options, device: torch.device) -> None:
+    def __init__(self, sequences: _Sequences, shape: tuple[int, ...], options: _Options, dtype: torch.dtype,
+                 device: torch.device) -> None:
         tokens, keys, heads, kv_heads, head_dim = shape
         alpha, alibi_slopes, scale, window, causal = options
         if any(not 1 < a <= 2 for a in alpha):
@@ -149,7 +154,7 @@ class _Plan:
         self.batch = _Batch(
             sequences.device.data_ptr(), sequences.host.data_ptr(), self.heads.device.data_ptr(),
             self.heads.host.data_ptr(), len(sequences.host), tokens, keys, heads, kv_heads, head_dim, scale, window,
-            int(causal))
+            int(causal), _ELEMENTS[dtype])
         with torch.cuda.device(device):
             refusal = _library().tauserve_refusal(self.batch)
         if refusal:
@@ -180,15 +185,15 @@ class _Plan:
 
 @functools.lru_cache(maxsize=256)
 def _equal_plan(batch: int, tokens: int, keys: int, heads: int, kv_heads: int, head_dim: int, options: _Options,
-                device: torch.device) -> _Plan:
+                dtype: torch.dtype, device: torch.device) -> _Plan:
     """Of `batch` sequences of equal lengths."""
     sequences = _Sequences([(i * tokens, tokens, i * keys, keys) for i in range(batch)], device)
-    return _Plan(sequences, (batch * tokens, batch * keys, heads, kv_heads, head_dim), options, device)
+    return _Plan(sequences, (batch * tokens, batch * keys, heads, kv_heads, head_dim), options, dtype, device)
 
 
-def _check_types(q: torch.Tensor, k: torch.Tensor) -> None:
-    if q.dtype != torch.bfloat16 or k.dtype != torch.bfloat16:
-        raise ValueError(f"q is {q.dtype} and k {k.dtype}; on CUDA both must be bfloat16")
+def _check_types(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    if q.dtype not in _ELEMENTS or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise ValueError(f"q is {q.dtype}, k {k.dtype} and v {v.dtype}; on CUDA all must be bfloat16, or all float16")
 
 
 def capacity(q: torch.Tensor, k: torch.Tensor) -> int:
@@ -220,6 +225,8 @@ def _backward(plan: _Plan, dout: torch.Tensor, q: torch.Tensor, k: torch.Tensor,
               threshold: torch.Tensor, count: torch.Tensor, first: torch.Tensor,
               entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dout and threshold as _forward's out and threshold."""
+    if dout.dtype != q.dtype:
+        raise ValueError(f"dout is {dout.dtype}, the output {q.dtype}")
     dout, q, k, v, threshold = (x.contiguous() for x in (dout, q, k, v, threshold))
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     if dq.numel() == 0:
@@ -265,45 +272,45 @@ def _unrow(x: torch.Tensor, batch: int) -> torch.Tensor:
     return x.view(batch, x.shape[0] // batch, *x.shape[1:]).transpose(1, 2)
 
 
-def _equal_plan_of(q: torch.Tensor, k: torch.Tensor, options: Sequence[Any]) -> _Plan:
-    _check_types(q, k)
+def _equal_plan_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Sequence[Any]) -> _Plan:
+    _check_types(q, k, v)
     alpha, alibi_slopes, *rest = options
     batch, heads, tokens, head_dim = q.shape
     return _equal_plan(batch, tokens, k.shape[2], heads, k.shape[1], head_dim,
-                       _Options(tuple(alpha), tuple(alibi_slopes), *rest), q.device)
+                       _Options(tuple(alpha), tuple(alibi_slopes), *rest), q.dtype, q.device)
 
 
 def entmax_forward(q, k, v, *options):
     *options, _, keep = options  # without num_threads
-    out, threshold, *kept = _forward(_equal_plan_of(q, k, options), _rows(q), _rows(k), _rows(v), keep)
+    out, threshold, *kept = _forward(_equal_plan_of(q, k, v, options), _rows(q), _rows(k), _rows(v), keep)
     return _unrow(out, q.shape[0]), _unrow(threshold, q.shape[0]), *kept
 
 
 def entmax_backward(dout, q, k, v, out, threshold, count, first, entries, *options):
     *options, _ = options
     tensors = [_rows(x) for x in (dout, q, k, v, threshold)]
-    gradients = _backward(_equal_plan_of(q, k, options), *tensors, count, first, entries)
+    gradients = _backward(_equal_plan_of(q, k, v, options), *tensors, count, first, entries)
     return tuple(_unrow(x, q.shape[0]) for x in gradients)
 
 
-def _packed_plan(q, k, cu_seqlens_q, cu_seqlens_k, options: Sequence[Any]) -> _Plan:
-    _check_types(q, k)
+def _packed_plan(q, k, v, cu_seqlens_q, cu_seqlens_k, options: Sequence[Any]) -> _Plan:
+    _check_types(q, k, v)
     alpha, alibi_slopes, *rest = options
     sequences = _packed_sequences(cu_seqlens_q, cu_seqlens_k, q.shape[0], k.shape[0], q.device)
     return _Plan(sequences, (q.shape[0], k.shape[0], q.shape[1], k.shape[1], q.shape[2]),
-                 _Options(tuple(alpha), tuple(alibi_slopes), *rest), q.device)
+                 _Options(tuple(alpha), tuple(alibi_slopes), *rest), q.dtype, q.device)
 
 
 def entmax_varlen_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *options):
     *options, _, keep = options
-    out, threshold, *kept = _forward(_packed_plan(q, k, cu_seqlens_q, cu_seqlens_k, options), q, k, v, keep)
+    out, threshold, *kept = _forward(_packed_plan(q, k, v, cu_seqlens_q, cu_seqlens_k, options), q, k, v, keep)
     return out, threshold.T, *kept
 
 
 def entmax_varlen_backward(dout, q, k, v, out, threshold, count, first, entries, cu_seqlens_q, cu_seqlens_k,
                            max_seqlen_q, max_seqlen_k, *options):
     *options, _ = options
-    plan = _packed_plan(q, k, cu_seqlens_q, cu_seqlens_k, options)
+    plan = _packed_plan(q, k, v, cu_seqlens_q, cu_seqlens_k, options)
     return _backward(plan, dout, q, k, v, threshold.T, count, first, entries)
 
 

@@ -3,7 +3,8 @@
 A row's threshold tau comes out with the output, float32 [batch, heads, tokens] (packed: [heads, tokens]): for alpha > 1
 in units of (alpha - 1) * score, for softmax the log-sum-exp of the scores; on CUDA in cuda_ops' units. Backward needs
 `out`, tau and the inputs, on CUDA what cuda_ops keeps, too: count, first and entries, empty elsewhere. `keep`: whether
-a backward pass may come. A device is a row of _DEVICES and nothing else. Gradients have none of their own.
+a backward pass may come. A device is a row of _DEVICES, its types one of _DTYPES, and nothing else. Gradients have
+none of their own.
 
 PyTorch's dispatcher takes several times as long as all else that the host does for a call: forward() goes around it by
 an autograd.Function where no one listens. PyTorch before 2.4 has no torch.library.register_autograd: there the
@@ -105,6 +106,7 @@ _DEVICES = {
     "cuda": Kernels(cuda_ops.entmax_forward, cuda_ops.entmax_backward, cuda_ops.entmax_varlen_forward,
                     cuda_ops.entmax_varlen_backward),
 }
+_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": cuda_ops.DTYPES}
 _SHAPES = Kernels(_new_outputs, _new_gradients, _new_packed_outputs, _new_gradients)
 _CUDA_SHAPES = Kernels(cuda_ops.new_outputs, cuda_ops.new_gradients, cuda_ops.new_packed_outputs,
                        cuda_ops.new_packed_gradients)
@@ -227,8 +229,9 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dims: int) -> None:
             raise ValueError(f"{name} is on {x.device}; entmax attention runs on {', '.join(_DEVICES)}")
         if x.device != q.device:
             raise ValueError(f"{name} is on {x.device} and q on {q.device}")
-        if x.dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"{name} is {x.dtype}, neither float32 nor bfloat16")
+        dtypes = _DTYPES.get(x.device.type) or sum(_DTYPES.values(), ())
+        if x.dtype not in dtypes:
+            raise ValueError(f"{name} is {x.dtype}; on {x.device.type} it must be {' or '.join(map(str, dtypes))}")
         if x.stride(-1) != 1 and x.shape[-1] != 1:
             raise ValueError(f"{name}'s last dimension is not contiguous")
     if k.shape != v.shape:

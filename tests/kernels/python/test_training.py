@@ -8,6 +8,7 @@ import pytest
 import tauserve_kernels as tk
 import torch
 from problems import problem, reference, reference_scores
+from tauserve_kernels import cuda_ops, torch_ops
 
 SEED = random.SystemRandom().randrange(2**32)
 EXAMPLES = pathlib.Path(__file__).parents[3] / "kernels/python/examples"
@@ -146,6 +147,44 @@ def test_bad_packed_arguments():
     with pytest.raises(ValueError, match="return_stats"):
         tk.entmax_attention(torch.randn(1, 1, 4, 32, requires_grad=True), *torch.randn(2, 1, 1, 4, 32),
                             return_stats=True)
+
+
+def test_types_of_devices():
+    """What CUDA's operators refuse before they look for a GPU, and types where there is none."""
+    q, k = torch.randn(1, 4, 10, 64), torch.randn(1, 2, 10, 64)
+    half, brain = torch.float16, torch.bfloat16
+    with pytest.raises(ValueError, match="q is torch.float16; on cpu it must be torch.float32 or torch.bfloat16"):
+        tk.entmax_attention(q.half(), k.half(), k.half())
+    options = ([1.5] * 4, [0.0] * 4, 0.125, 0, True, 0, True)
+    cu = torch.tensor([0, 10], dtype=torch.int32)
+    for types in ((half, brain, brain), (half, half, brain), (brain, half, half), (torch.float32,) * 3):
+        inputs = [x.to(t) for x, t in zip((q, k, k), types)]
+        message = f"q is {types[0]}, k {types[1]} and v {types[2]}; on CUDA all must be bfloat16, or all float16"
+        with pytest.raises(ValueError, match=message):
+            cuda_ops.entmax_forward(*inputs, *options)
+        with pytest.raises(ValueError, match=message):
+            cuda_ops.entmax_varlen_forward(*(x[0].transpose(0, 1) for x in inputs), cu, cu, 10, 10, *options)
+        with pytest.raises(ValueError, match=message):
+            tau = torch.zeros(1, 4, 10)
+            cuda_ops.entmax_backward(inputs[0], *inputs, inputs[0], tau, *torch.zeros(3, 1), *options[:-1])
+
+
+def test_shapes_on_cuda():
+    for dtype in (torch.float16, torch.bfloat16):
+        q = torch.empty(3, 8, 100, 64, dtype=dtype, device="meta")
+        k = torch.empty(3, 2, 150, 64, dtype=dtype, device="meta")
+        torch_ops.check(q, k, k, 4)
+        options = ([1.5] * 8, [0.0] * 8, 0.125, 0, True, 0)
+        out, tau, count, first, entries = cuda_ops.new_outputs(q, k, k, *options, True)
+        assert out.dtype == dtype and out.shape == q.shape
+        assert tau.dtype == torch.float32 and tau.shape == q.shape[:3]
+        assert len(count) == len(first) == 3 * 8 * 100
+        assert len(entries) * entries.element_size() == 2 * 2 * (q.numel() + k.numel())
+        gradients_of = cuda_ops.new_gradients(out, q, k, k, out, tau, count, first, entries, *options)
+        assert [(x.dtype, x.shape) for x in gradients_of] == [(dtype, x.shape) for x in (q, k, k)]
+        q, k = (x[0].transpose(0, 1) for x in (q, k))
+        out, tau, *_ = cuda_ops.new_packed_outputs(q, k, k, *options, True)
+        assert out.dtype == dtype and out.shape == q.shape and tau.shape == (8, 100)
 
 
 def test_the_layer_is_multihead_attention(rng):
