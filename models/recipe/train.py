@@ -117,7 +117,7 @@ def train(model, batches, schedule, args, deadline):
     """
     trainer = Trainer(model, args)
     path = f"{args.out}/state.pt"
-    tokens = elapsed = 0
+    tokens = 0
     for step, batch in enumerate(batches):
         if step == 0:
             trainer.compile(batch)
