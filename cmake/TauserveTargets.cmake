@@ -3,8 +3,8 @@ include_guard(GLOBAL)
 
 find_program(CCACHE ccache)
 if(CCACHE)
-  # Checkouts in different folders, the image's among them, have what they compile in common.
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${CCACHE})
+  # Checkouts in different folders, the image's among them, have what they compile in common, debug information included.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE})
 endif()
 
 add_library(tauserve_options INTERFACE)
