@@ -33,38 +33,37 @@ LAYER_NAMES = {
 SCALE_NAMES = ("attn_scale_beta_proj", "attn_scale_gamma_proj")  # the halves of w_scale
 
 
-def named_tensors(parameters, config):
-    """-> bfloat16 tensors by Hugging Face's names."""
-    tensors = {
-        "model.embed_tokens.weight": parameters["embedding"],
-        "model.norm.weight": parameters["final_norm"],
+def exported_names(config):
+    """-> by each parameter's name in the state, its tensors' in the folder, parts of it in order."""
+    names = {
+        "embedding": ["model.embed_tokens.weight"],
+        "final_norm": ["model.norm.weight"],
     }
     for layer in range(config.layers):
         prefix = f"model.layers.{layer}"
-        for name, exported_name in LAYER_NAMES.items():
-            tensors[f"{prefix}.{exported_name}.weight"] = parameters[f"layers.{layer}.{name}"]
+        for name, exported in LAYER_NAMES.items():
+            names[f"layers.{layer}.{name}"] = [f"{prefix}.{exported}.weight"]
         if config.scaled_heads:
-            parts = parameters[f"layers.{layer}.w_scale"].split(config.scaled_heads)
-            for name, part in zip(SCALE_NAMES, parts):
-                tensors[f"{prefix}.self_attn.{name}.weight"] = part
+            scales = [f"{prefix}.self_attn.{name}.weight" for name in SCALE_NAMES]
+            names[f"layers.{layer}.w_scale"] = scales
+    return names
+
+
+def named_tensors(parameters, config):
+    """-> bfloat16 tensors by Hugging Face's names."""
+    tensors = {}
+    for name, exported in exported_names(config).items():
+        tensors.update(zip(exported, parameters[name].chunk(len(exported))))
     return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}
 
 
 def read_exported(folder, config):
     """-> the parameters of an exported folder, float32 tensors by their names in model.Model."""
     tensors = load_file(f"{folder}/model.safetensors")
-    parameters = {
-        "embedding": tensors["model.embed_tokens.weight"],
-        "final_norm": tensors["model.norm.weight"],
+    return {
+        name: torch.cat([tensors[part] for part in exported]).float()
+        for name, exported in exported_names(config).items()
     }
-    for layer in range(config.layers):
-        prefix = f"model.layers.{layer}"
-        for name, exported_name in LAYER_NAMES.items():
-            parameters[f"layers.{layer}.{name}"] = tensors[f"{prefix}.{exported_name}.weight"]
-        if config.scaled_heads:
-            parts = [tensors[f"{prefix}.self_attn.{part}.weight"] for part in SCALE_NAMES]
-            parameters[f"layers.{layer}.w_scale"] = torch.cat(parts)
-    return {name: tensor.float() for name, tensor in parameters.items()}
 
 
 def model_config(config):
